@@ -146,6 +146,7 @@ impl Cli {
     /// Returns a hint for the user about how to continue an interrupted run.
     pub(super) fn hint(&self) -> &'static str {
         match &self.command {
+            _ if self.is_dry_run() => "run the same command again: it begins anew, and nothing was changed",
             Some(Command::Export(arguments)) if !arguments.resumes() => {
                 "run the same command again: what is compressed or goes into a pipe starts anew; an export into a plain file \
                  resumes"
@@ -153,7 +154,7 @@ impl Cli {
             Some(Command::Export(arguments)) if arguments.fresh => {
                 "run the same command again without `--fresh` to resume; with it, the export starts anew"
             }
-            Some(Command::Inspect(_) | Command::Verify(_) | Command::Diff(_)) => {
+            Some(Command::Inspect(_) | Command::Verify(_) | Command::Diff(_) | Command::Limits(_)) => {
                 "run the same command again: it begins anew, and nothing was changed"
             }
             _ => "run the same command again to resume",

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use super::plugin;
 
@@ -63,4 +64,26 @@ pub(super) fn cache_folder() -> Option<PathBuf> {
     set_path("XDG_CACHE_HOME")
         .or_else(|| set_path("HOME").map(|home| home.join(".cache")))
         .map(|folder| folder.join("docker-mirror"))
+}
+
+/// A flag whose value comes from its environment variable.
+#[derive(Debug)]
+pub(super) struct FromVariable {
+    /// The flag, with its dashes.
+    pub(super) flag: String,
+    pub(super) variable: String,
+    pub(super) values: Vec<String>,
+}
+
+/// The flags of this process whose values come from variables.
+static FROM_VARIABLES: OnceLock<Vec<FromVariable>> = OnceLock::new();
+
+/// Sets the flags of this process whose values come from variables, once.
+pub(super) fn set_from_variables(all: Vec<FromVariable>) {
+    let _ = FROM_VARIABLES.set(all);
+}
+
+/// Returns the flags of this process whose values come from variables.
+pub(super) fn from_variables() -> &'static [FromVariable] {
+    FROM_VARIABLES.get().map(Vec::as_slice).unwrap_or_default()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use docker_mirror::{
     Digest, Error, IndexMode, Kind, Lock, MAX_WANT_LIST, PlatformFilter, Result, WantList, Wanted,
-    export::{self, Compression, Output, Request, Reused, SupplementRequest, WrittenSupplement},
+    export::{self, Compression, Output, Request, Reused, SupplementRequest},
     human_bytes, quote,
 };
 
@@ -73,8 +73,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     pub(super) fresh: bool,
 
-    /// Write the bundle even if some images fail; missing ones are recorded in it. With `--want`, write the supplement without the
-    /// blobs that are gone
+    /// Write the bundle even if some images fail; missing ones are recorded in it
     #[arg(long)]
     allow_partial: bool,
 
@@ -85,7 +84,7 @@ pub(super) struct Arguments {
 
     /// Fetch only the blobs of a want-list, which complete a damaged bundle: `import DAMAGED.tar SUPPLEMENT.tar`. `verify --want`
     /// writes one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform", "lock"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform", "lock", "allow_partial"])]
     want: Option<PathBuf>,
 
     /// Show sizes, what would be fetched, and free space, without writing anything
@@ -177,7 +176,7 @@ fn check_reused(arguments: &Arguments) -> Result<()> {
 
 fn display(arguments: &Arguments) -> Arc<Display> {
     match arguments.output.as_os_str() == "-" {
-        true => Display::beside_reader(Work::Fetching, &arguments.shared),
+        true => Display::of_stream(Work::Fetching, &arguments.shared, std::io::stdout()),
         false => Display::new(Work::Fetching, &arguments.shared),
     }
 }
@@ -188,8 +187,11 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let text = read_text(path, MAX_WANT_LIST).map_err(|e| e.with_kind(Kind::Usage))?;
     let list = WantList::parse(&text).map_err(|e| named(e.with_kind(Kind::Usage)))?;
     if list.is_empty() {
-        let what = "the want-list is empty: nothing has to be fetched";
-        return Err(named(Error::new(Kind::Usage, what)));
+        output::info(format!(
+            "nothing has to be fetched: the want-list `{}` has no blob, and no supplement was written",
+            quote(path)
+        ));
+        return Ok(Outcome::Success);
     }
     check_reused(&arguments)?;
     let display = display(&arguments);
@@ -199,7 +201,6 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let registries = arguments.shared.sources(&hosts, &arguments.mirrors, None, &progress)?;
     let request = SupplementRequest {
         list: path.to_owned(),
-        allow_partial: arguments.allow_partial,
         output: arguments.output()?,
         compression: compression(&arguments),
         jobs: arguments.shared.jobs(),
@@ -207,21 +208,14 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         read_ahead: memory::read_ahead(u64::from(arguments.read_ahead) << 20),
     };
     export::check_output(&request.output)?;
-    let written = export::supplement(&list, request, &registries, &progress).await;
+    let reused = export::supplement(&list, request, &registries, &progress).await;
     display.finish();
-    let WrittenSupplement {
-        reused: Reused { blobs, bytes },
-        sha256,
-        missing,
-    } = written?;
+    let (Reused { blobs, bytes }, sha256) = reused?;
     if blobs > 0 {
         let blobs = output::counted(blobs, "blob", "blobs");
         output::info(format!("{blobs}, {} came from earlier bundles", human_bytes(bytes)));
     }
-    let mut blobs = output::counted((list.len() - missing) as u64, "blob", "blobs");
-    if missing > 0 {
-        blobs += &format!(" of {}", list.len());
-    }
+    let blobs = output::counted(list.len() as u64, "blob", "blobs");
     let written = std::fs::metadata(&arguments.output)
         .ok()
         .filter(std::fs::Metadata::is_file);
@@ -234,10 +228,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         ),
         _ => format!("wrote a supplement with {blobs}{sum}"),
     });
-    Ok(match missing {
-        0 => Outcome::Success,
-        _ => Outcome::Partial,
-    })
+    Ok(Outcome::Success)
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {

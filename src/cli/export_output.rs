@@ -9,19 +9,24 @@ use std::path::Path;
 use docker_mirror::export::Compression;
 use docker_mirror::{Error, Kind, Result, quote};
 
+use super::environment::from_variables;
 use super::values::TRANSPORTS;
 
-/// Returns the compression of a bundle. A flag takes precedence over the extension of the output.
+/// Returns the compression of a bundle. A flag takes precedence over the extension of the output, and the extension over the
+/// variable of a flag.
 pub(super) fn compression(output: &Path, gzip: bool, zstd: bool) -> Compression {
     let name = output.to_string_lossy().to_ascii_lowercase();
-    if gzip {
-        Compression::Gzip
-    } else if zstd || name.ends_with(".tar.zst") || name.ends_with(".tzst") {
-        Compression::Zstd
-    } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-        Compression::Gzip
-    } else {
-        Compression::None
+    let ends = |endings: [&str; 2]| endings.iter().any(|ending| name.ends_with(ending));
+    let named = match () {
+        () if ends([".tar.zst", ".tzst"]) => Compression::Zstd,
+        () if ends([".tar.gz", ".tgz"]) => Compression::Gzip,
+        () => Compression::None,
+    };
+    let counts = |flag: &str| named == Compression::None || from_variables().iter().all(|from| from.flag != flag);
+    match () {
+        () if gzip && counts("--gzip") => Compression::Gzip,
+        () if zstd && counts("--zstd") => Compression::Zstd,
+        () => named,
     }
 }
 

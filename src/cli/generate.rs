@@ -1,7 +1,7 @@
 //! Shell completions and man pages, generated from the definition of the command line.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, Args, ValueEnum};
@@ -12,7 +12,7 @@ use docker_mirror::{Bundle, Error, Kind, OpenOptions, Result, quote};
 use super::output;
 
 /// Environment variable with which a shell asks this program for completions.
-const VARIABLE: &str = "DOCKER_MIRROR_COMPLETE";
+pub(super) const VARIABLE: &str = "DOCKER_MIRROR_COMPLETE";
 
 #[derive(Debug, Args)]
 pub(super) struct Completions {
@@ -218,14 +218,27 @@ pub(super) fn man(arguments: &Man, definition: clap::Command) -> Result<()> {
     let mut all = definition.disable_help_subcommand(true);
     all.build();
     let Some(folder) = &arguments.dir else {
-        return print(&page(&all)?);
+        print(&page(&all)?)?;
+        if std::io::stdout().is_terminal() {
+            output::info("note: this is the source of a page; `docker-mirror man | man -l -` shows the page");
+        }
+        return Ok(());
     };
     std::fs::create_dir_all(folder).map_err(|e| cannot_write(folder, e))?;
-    for command in std::iter::once(&all).chain(all.get_subcommands().filter(|command| !command.is_hide_set())) {
+    let commands: Vec<&clap::Command> = std::iter::once(&all)
+        .chain(all.get_subcommands().filter(|command| !command.is_hide_set()))
+        .collect();
+    for command in &commands {
         let name = command.get_display_name().unwrap_or(command.get_name());
         let path = folder.join(format!("{name}.1"));
         std::fs::write(&path, page(command)?).map_err(|e| cannot_write(&path, e))?;
     }
+    output::info(format!(
+        "wrote {} pages to the folder `{}`; `man -l {}` shows one",
+        commands.len(),
+        quote(folder),
+        quote(&folder.join("docker-mirror.1"))
+    ));
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use super::push::Target;
 use super::referrer_flags::ReferrerFlags;
 use super::report::Reporting;
 use super::status::Work;
-use super::verify::{WANT_START, open_options, print_verification};
+use super::verify::{WANT_START, open_options, print_verification, write_wanted};
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Arguments {
@@ -154,18 +154,18 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     // A failed import is followed by a verification, which lists every damaged or missing blob for the want-list.
     let again = arguments.clone();
     let outcome = import_all(arguments).await;
-    let list = match &outcome {
-        Ok(Outcome::Success) => WantList::default(),
+    let (list, is_sound) = match &outcome {
+        Ok(Outcome::Success) => (WantList::default(), true),
         Err(error) if error.kind() == Kind::Usage => return outcome,
-        _ => verified(&again, Progress::silent()).await?.wanted,
+        _ => {
+            let found = verified(&again, Progress::silent()).await?;
+            let is_sound = found.is_sound();
+            (found.wanted, is_sound)
+        }
     };
-    want.write(&list.to_text())?;
+    write_wanted(&want, &list, is_sound)?;
     if !list.is_empty() {
-        let path = again
-            .want
-            .as_deref()
-            .map(|path| quote(&path).to_string())
-            .unwrap_or_default();
+        let path = quote(want.path());
         say(format!(
             "wrote `{path}`: {}; `docker-mirror export --want {path} -o supplement.tar` fetches what it lists, and an import of the \
              supplement together with this bundle completes it",
@@ -216,7 +216,10 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         referrers: arguments.referrers.choice()?,
     };
     request.require_referrers = select.referrers.is_required();
-    let display = Display::new(arguments.target.work(), &arguments.shared);
+    let display = match arguments.bundles.iter().any(|path| is_stdin(path)) {
+        true => Display::of_stream(arguments.target.work(), &arguments.shared, std::io::stdin()),
+        false => Display::new(arguments.target.work(), &arguments.shared),
+    };
     arguments.reporting.watch(&display.status);
     let progress = display.progress();
     let registries = arguments

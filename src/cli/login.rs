@@ -1,6 +1,6 @@
 //! Logins from flags and environment variables, and how they combine with credential files.
 
-use std::io::Read;
+use std::io::{IsTerminal as _, Read};
 use std::path::Path;
 
 use clap::Args;
@@ -259,8 +259,15 @@ fn text(name: &str) -> Result<Option<String>> {
 }
 
 fn read_password() -> Result<Secret> {
+    let stdin = std::io::stdin();
+    // A terminal would show the password, and the end of the line would not end it.
+    if stdin.is_terminal() {
+        let what = "the password is read from standard input, which is a terminal";
+        return Err(Error::new(Kind::Usage, what)
+            .with_hint("write `... --password-stdin < FILE`, or log in with `docker login` or `podman login`"));
+    }
     let mut text = String::new();
-    std::io::stdin()
+    stdin
         .take(MAX_PASSWORD)
         .read_to_string(&mut text)
         .map_err(|e| Error::new(Kind::Io, "cannot read the password from standard input").with_source(e))?;

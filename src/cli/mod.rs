@@ -88,6 +88,7 @@ pub(crate) fn main() -> ExitCode {
             }
         };
     }
+    usage::warn_of_misspelt_variables();
     if let Err(error) = memory::check() {
         output::error(&error);
         return reporting.end(command, 1, &error);
@@ -98,6 +99,11 @@ pub(crate) fn main() -> ExitCode {
     };
     let limit = cli.shared().timeout();
     let hint = cli.hint();
+    // A run that begins anew would meet the same limit again.
+    let late = match hint.contains("to resume") {
+        true => hint.to_owned(),
+        false => format!("raise `--timeout` and {hint}"),
+    };
     let work_reporting = reporting.clone();
     let reads_bundle = cli.reads_bundle();
     let winding_up = cli.shared().stop.clone();
@@ -124,13 +130,27 @@ pub(crate) fn main() -> ExitCode {
         let ended = tokio::select! {
             biased;
             signal = interrupted => Err((signal.1, Some(signal.0))),
-            ended = connection::within(limit, hint, async { Ok((&mut result).await) }) => ended.map_err(|error| (error, None)),
+            ended = connection::within(limit, &late, async { Ok((&mut result).await) }) => ended.map_err(|error| (error, None)),
         };
         if ended.is_err() {
-            let _ = tokio::time::timeout(LAST_PIECES, winding_up.wind_up()).await;
-            let _ = stop.send(());
-            // Gives running work two seconds to clean up.
-            let _ = tokio::time::timeout(PATIENCE, &mut result).await;
+            if !winding_up.is_idle() {
+                printer::within(LAST_WORDS, || {
+                    output::info(format!(
+                        "stopping: waiting up to {} s for the requests in flight; a second Ctrl-C ends at once",
+                        LAST_PIECES.as_secs()
+                    ));
+                });
+            }
+            let clean_up = async {
+                let _ = tokio::time::timeout(LAST_PIECES, winding_up.wind_up()).await;
+                let _ = stop.send(());
+                // Gives running work two seconds to clean up.
+                let _ = tokio::time::timeout(PATIENCE, &mut result).await;
+            };
+            tokio::select! {
+                () = clean_up => (),
+                () = interrupted_again() => (),
+            }
         }
         ended
     });
@@ -145,7 +165,7 @@ pub(crate) fn main() -> ExitCode {
             1,
         ),
         Err((error, Some(signal))) => (error.with_hint(hint), Some(signal), signal.code()),
-        Err((error, None)) => (error.with_hint(hint), None, exit::TIMED_OUT),
+        Err((error, None)) => (error, None, exit::TIMED_OUT),
     };
     printer::within(LAST_WORDS, move || {
         printer::flush();
@@ -243,6 +263,9 @@ const LAST_PIECES: Duration = Duration::from_secs(5);
 /// Maximum time for interrupted work to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Time in which signals count as one Ctrl-C: the terminal and a parent process may both send it.
+const ONE_KEY: Duration = Duration::from_secs(1);
+
 /// Maximum time to write the last message and the report of an interrupted run.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -320,6 +343,16 @@ fn interrupted() -> impl Future<Output = (Signal, Error)> {
             _ => std::future::pending().await,
         };
         (signal, Error::new(Kind::Cancelled, name))
+    }
+}
+
+/// Waits for a second Ctrl-C, which comes at least [`ONE_KEY`] after the first.
+async fn interrupted_again() {
+    use tokio::signal::unix::{SignalKind, signal};
+    tokio::time::sleep(ONE_KEY).await;
+    match signal(SignalKind::interrupt()) {
+        Ok(mut interrupt) => drop(interrupt.recv().await),
+        Err(_) => std::future::pending().await,
     }
 }
 

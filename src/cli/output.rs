@@ -14,7 +14,10 @@ use super::failures;
 use super::printer::{self, Item};
 pub(super) use super::wording::counted;
 
-/// Turns the log on. `-vv` shows every request and response; `DOCKER_MIRROR_LOG` sets filters such as
+/// Environment variable that sets the filters of the log.
+pub(super) const LOG: &str = "DOCKER_MIRROR_LOG";
+
+/// Turns the log on. `-vv` shows every request and response; [`LOG`] sets filters such as
 /// `docker_mirror=debug,hyper=info`.
 pub(super) fn start_log(verbose: u8) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -25,10 +28,10 @@ pub(super) fn start_log(verbose: u8) {
         0 | 1 => Targets::new(),
         _ => Targets::new().with_target("docker_mirror", LevelFilter::DEBUG),
     };
-    let filter = match std::env::var("DOCKER_MIRROR_LOG") {
+    let filter = match std::env::var(LOG) {
         Ok(list) if !list.is_empty() => list.parse::<Targets>().unwrap_or_else(|error| {
             say(format!(
-                "warning: the variable `DOCKER_MIRROR_LOG` is not used: {}; write targets and levels, such as \
+                "warning: the variable `{LOG}` is not used: {}; write targets and levels, such as \
                  `docker_mirror=debug,hyper=info`",
                 quote(&error.to_string())
             ));
@@ -104,10 +107,10 @@ pub(super) fn results_are_out_of_sight() -> bool {
     is_device || (there.is_file() && !is_one_log)
 }
 
-/// Returns whether standard output is a pipe.
-pub(super) fn results_go_to_pipe() -> bool {
+/// Returns whether a stream is a pipe.
+pub(super) fn is_pipe(stream: BorrowedFd<'_>) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
-    metadata(io::stdout().as_fd()).is_ok_and(|there| there.file_type().is_fifo())
+    metadata(stream).is_ok_and(|there| there.file_type().is_fifo())
 }
 
 static QUIET: AtomicBool = AtomicBool::new(false);

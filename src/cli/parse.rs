@@ -1,7 +1,7 @@
 //! The definition of the command line: the flags of [`Cli`], their environment variables, and which flags the short help shows.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::sync::OnceLock;
 
 use clap::builder::BoolishValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -10,9 +10,12 @@ use clap::{Arg, ArgAction, ArgMatches, CommandFactory, FromArgMatches};
 use docker_mirror::{Error, Kind};
 
 use super::command_line::Cli;
-use super::environment::is_set;
+use super::environment::{self, FromVariable, is_set};
 use super::values::verbosity;
-use super::{generate, plugin};
+use super::{generate, output, plugin};
+
+/// Start of the names of this program's environment variables.
+pub(super) const VARIABLES: &str = "DOCKER_MIRROR_";
 
 /// Flags that the short help (`-h`) shows; `--help` shows all flags.
 const SHORT: [&str; 21] = [
@@ -58,17 +61,6 @@ enum Variables<'a> {
     None,
 }
 
-/// A flag whose value comes from its environment variable.
-#[derive(Debug)]
-struct FromVariable {
-    flag: String,
-    variable: String,
-    values: Vec<String>,
-}
-
-/// The flags of this process whose values come from variables.
-static FROM_VARIABLES: OnceLock<Vec<FromVariable>> = OnceLock::new();
-
 /// Parses the command line of this process. A flag takes precedence over its variable, and a variable over the default.
 ///
 /// # Errors
@@ -107,8 +99,8 @@ fn contradicted_variables(error: &clap::Error, arguments: &[OsString]) -> Vec<St
     }
 }
 
-/// Returns the flags on both sides of a conflict.
-fn sides_of_conflict(error: &clap::Error) -> [Vec<String>; 2] {
+/// Returns the flags on both sides of a conflict. Of an error about missing flags, the first side has these.
+pub(super) fn sides_of_conflict(error: &clap::Error) -> [Vec<String>; 2] {
     [ContextKind::InvalidArg, ContextKind::PriorArg].map(|side| match error.get(side) {
         Some(ContextValue::String(name)) => vec![name.clone()],
         Some(ContextValue::Strings(names)) => names.clone(),
@@ -135,7 +127,7 @@ fn parse(arguments: &[OsString], variables: Variables<'_>) -> Result<Cli, clap::
             .map(|used| from_variables(used, matches)),
         None => Some(from_variables(&definition, &matches)),
     };
-    let _ = FROM_VARIABLES.set(from_variables.unwrap_or_default());
+    environment::set_from_variables(from_variables.unwrap_or_default());
     Ok(cli)
 }
 
@@ -164,7 +156,7 @@ pub(super) fn name_variable(error: Error) -> Error {
     let quotes = |word: &str| text.contains(&format!("`{word}`"));
     let about_flag = |from: &&FromVariable| quotes(&from.flag) || text.contains(&format!("`{} ", from.flag));
     let about_value = |from: &&FromVariable| from.values.iter().any(|value| quotes(value));
-    let all = FROM_VARIABLES.get().map(Vec::as_slice).unwrap_or_default();
+    let all = environment::from_variables();
     let found = all.iter().find(about_flag).or_else(|| all.iter().find(about_value));
     match found {
         Some(from) if error.kind() == Kind::Usage => error.context(format!("the variable `{}`", from.variable)),
@@ -238,6 +230,24 @@ fn variable_name(flag: &str, command: Option<&str>) -> String {
     format!("{prefix}_{}", flag.replace('-', "_").to_uppercase())
 }
 
+/// Returns the environment variables of all flags, and the others that begin with [`VARIABLES`].
+pub(super) fn variables() -> BTreeSet<String> {
+    let all = whole();
+    let of = |command: &clap::Command, name: Option<&str>| -> Vec<String> {
+        command
+            .get_arguments()
+            .filter_map(|arg| variable_of(arg, name))
+            .collect()
+    };
+    let others = [generate::VARIABLE, output::LOG].map(str::to_owned);
+    let commands = all.get_subcommands();
+    commands
+        .flat_map(|command| of(command, Some(command.get_name())))
+        .chain(of(&all, None))
+        .chain(others)
+        .collect()
+}
+
 /// Gives a flag its environment variable, its help heading and its place in the short help.
 fn complete(arg: Arg, command: Option<&str>, variables: Variables<'_>) -> Arg {
     let id = arg.get_id().to_string();
@@ -250,7 +260,13 @@ fn complete(arg: Arg, command: Option<&str>, variables: Variables<'_>) -> Arg {
         .or(arg.get_help())
         .map(ToString::to_string)
         .unwrap_or_default();
-    let arg = arg.long_help(format!("{help} [env: {variable}]")).hide_env(true);
+    let several = match arg.get_action() {
+        ArgAction::Append => ", values separated by commas",
+        _ => "",
+    };
+    let arg = arg
+        .long_help(format!("{help} [env: {variable}{several}]"))
+        .hide_env(true);
     let arg = match id.as_str() {
         "color" | "debug" => arg.help_heading("Messages"),
         "gzip" | "zstd" | "no_docker_manifest" | "read_ahead" => arg.help_heading("Format of the bundle"),

@@ -1,6 +1,7 @@
 //! Shows the events of an operation: as progress lines at the bottom of a terminal, or as an occasional line without a
 //! terminal. Warnings and results stay on the screen.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,10 +33,14 @@ impl Display {
         Self::start(work, shared, terminal::is_animated())
     }
 
-    /// Like [`new`](Self::new), for a command that writes a bundle to standard output. If that is a pipe, its reader may draw on the
-    /// same terminal, so this process writes plain lines.
-    pub(super) fn beside_reader(work: Work, shared: &Shared) -> Arc<Self> {
-        Self::start(work, shared, terminal::is_animated() && !output::results_go_to_pipe())
+    /// Like [`new`](Self::new), for a command whose bundle goes through this standard stream. If the stream is a pipe, the program at
+    /// its other end may write to the same terminal, where a redrawn line would mix with its lines: this process writes plain lines.
+    pub(super) fn of_stream(work: Work, shared: &Shared, stream: impl AsFd) -> Arc<Self> {
+        Self::start(
+            work,
+            shared,
+            terminal::is_animated() && !output::is_pipe(stream.as_fd()),
+        )
     }
 
     fn start(work: Work, shared: &Shared, animated: bool) -> Arc<Self> {

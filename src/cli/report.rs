@@ -233,8 +233,8 @@ impl Tool {
 }
 
 impl Reporting {
-    /// Checks before the first request that the report can be written, and replaces the report of an earlier run with a document
-    /// that says that this run has not ended.
+    /// Checks before the first request that the report can be written, and writes a document which says that the run has not
+    /// ended.
     pub(super) fn prepare(&self, command: &str, dry_run: bool) -> Result<()> {
         self.contents().report.dry_run = dry_run;
         let Some(path) = &self.report else { return Ok(()) };
@@ -245,8 +245,8 @@ impl Reporting {
 
     fn begin_file(&self, path: &Path, command: &str, dry_run: bool) -> Result<()> {
         check_report(path)?;
-        // Only a regular file gets the preliminary document, since the reader of a pipe expects exactly one report.
-        if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
+        // A device or pipe gets no preliminary document, since its reader expects exactly one report.
+        if !is_special(path) {
             let why = "the run has not come to its end, or was ended before it could write its report";
             let none = Contents {
                 report: PushReport::ended(dry_run, &Error::new(Kind::Cancelled, why)),

@@ -328,7 +328,7 @@ impl Status {
         if silent >= state.next_silence && !state.in_flight.is_empty() {
             state.next_silence = silent.max(SILENCE) * 2;
             state.next_line = now + pause(now.saturating_duration_since(self.start));
-            return silence(&state, now);
+            return silence(&state, now).map(|silence| format!("note: {silence}"));
         }
         if now < state.next_line || silent >= SILENCE {
             return None;

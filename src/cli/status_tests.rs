@@ -81,9 +81,12 @@ fn a_log_has_a_line_by_the_clock_and_one_for_a_silence() {
     assert!(line.ends_with("0 of 200 images"), "{line}");
     // The last byte of `pushing` arrives after four seconds.
     let mut lines = (11..600).filter_map(|second| Some((second, status.heartbeat(at(start, f64::from(second)))?)));
-    let silent: Vec<(i32, String)> = lines.by_ref().filter(|(_, line)| line.starts_with("no data")).collect();
+    let silent: Vec<(i32, String)> = lines
+        .by_ref()
+        .filter(|(_, line)| line.starts_with("note: no data"))
+        .collect();
     let seconds: Vec<i32> = silent.iter().map(|(second, _)| *second).collect();
-    assert_eq!(silent[0].1, "no data from r.example for 30 s");
+    assert_eq!(silent[0].1, "note: no data from r.example for 30 s");
     assert!(
         seconds.len() <= 6 && seconds.windows(2).all(|pair| pair[1] - pair[0] >= 30),
         "{seconds:?}"

@@ -7,6 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 use docker_mirror::{Error, Kind, quote};
 
 use super::command_line::{Cli, Command};
+use super::environment::{is_set, variables_with};
 use super::report::Reporting;
 use super::{output, parse, plugin, wrong_flags};
 
@@ -33,6 +34,7 @@ pub(super) fn not_parsed(mut error: clap::Error) -> ExitCode {
             error.remove(ContextKind::SuggestedArg);
         }
         let text = error.render().to_string();
+        warn_of_misspelt_variables();
         text.lines().for_each(output::say);
         if let Some(hint) = &hint {
             output::say(format!("hint: {hint}"));
@@ -63,6 +65,10 @@ fn refused(arguments: &[String], text: &str, hint: Option<String>) -> ExitCode {
     );
     let error = hint.into_iter().fold(error, Error::with_hint);
     let command = command_in(arguments.first()).map_or("mirror", String::as_str);
+    // These commands have no report.
+    if ["completions", "help", "man"].contains(&command) {
+        return ExitCode::from(2);
+    }
     Reporting::from_refused(arguments).end(command, 2, &error)
 }
 
@@ -94,6 +100,35 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
         )
         .with_hint(commands_stand_first(command)),
     )
+}
+
+/// Warns about environment variables whose names are nearly those of a flag's variable. Variables with other names may belong to
+/// somebody else: Kubernetes sets `DOCKER_MIRROR_PORT` for a service `docker-mirror`.
+pub(super) fn warn_of_misspelt_variables() {
+    let set = variables_with(parse::VARIABLES);
+    // The definition of all commands takes time.
+    if set.is_empty() {
+        return;
+    }
+    let known = parse::variables();
+    let is_pair = |name: &String| {
+        let pairs = ["DOCKER_MIRROR_USERNAME_", "DOCKER_MIRROR_PASSWORD_"];
+        pairs.iter().any(|pair| name.starts_with(pair))
+    };
+    for name in set
+        .iter()
+        .filter(|name| is_set(name) && !known.contains(*name) && !is_pair(name))
+    {
+        let near = known.iter().map(|known| (wrong_flags::distance(name, known), known));
+        // A short name has a near one by chance.
+        let most = (name.len() - parse::VARIABLES.len()).div_ceil(4).min(2);
+        if let Some((_, near)) = near.min().filter(|(distance, _)| *distance <= most) {
+            output::say(format!(
+                "warning: the variable `{}` has no meaning and is not used; did you mean `{near}`?",
+                quote(name)
+            ));
+        }
+    }
 }
 
 /// Returns an error if a bundle or list and a password are both read from standard input.

@@ -13,7 +13,7 @@ use super::bundles::{check_named, check_readable, is_stdin, only_pipe, read_bloc
 use super::connection::Shared;
 use super::distinct_files;
 use super::memory;
-use super::output::{Outcome, counted, result, say};
+use super::output::{Outcome, counted, info, result, say};
 use super::output_file::OutputFile;
 use super::progress::Display;
 use super::report::{Reporting, Tool};
@@ -68,7 +68,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     only_pipe(&arguments.bundles)?;
     let want = OutputFile::new("--want", "want-list", WANT_START, arguments.want.as_deref())?;
     check_named(&arguments.bundles)?;
-    let display = Display::new(Work::Verifying, &arguments.shared);
+    let display = match arguments.bundles.iter().any(|path| is_stdin(path)) {
+        true => Display::of_stream(Work::Verifying, &arguments.shared, std::io::stdin()),
+        false => Display::new(Work::Verifying, &arguments.shared),
+    };
     let open = open_options(arguments.name.clone(), display.progress());
     let options = VerifyOptions {
         deep: arguments.deep,
@@ -88,7 +91,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let is_unfinished = !unfinished.is_empty();
     verified.warnings.extend(unfinished);
     if let Some(want) = want {
-        want.write(&verified.wanted.to_text())?;
+        write_wanted(&want, &verified.wanted, verified.is_sound())?;
     }
     write(&arguments.reporting, &verified)?;
     if !arguments.reporting.json {
@@ -112,6 +115,22 @@ pub(super) fn open_options(names: Vec<GivenName>, progress: Progress) -> OpenOpt
         continue_after_faults: true,
         ..OpenOptions::default()
     }
+}
+
+/// Writes the want-list. An empty list is written too, since a list of an earlier run would be taken for the answer of this one.
+pub(super) fn write_wanted(file: &OutputFile, list: &WantList, is_sound: bool) -> Result<()> {
+    file.write(&list.to_text())?;
+    if list.is_empty() {
+        let why = match is_sound {
+            true => "nothing has to be fetched again",
+            false => "nothing of what is wrong can be fetched",
+        };
+        info(format!(
+            "note: {why}: the want-list `{}` has no blob",
+            quote(file.path())
+        ));
+    }
+    Ok(())
 }
 
 /// Opens the bundles. For a single file or pipe that is read once, the second value reads the layers; with `twice`, there
@@ -240,8 +259,8 @@ fn verdict(verified: &Verification, list: Option<&Path>) -> String {
     let unread = match verified.unread_manifests {
         0 => String::new(),
         unread => format!(
-            "; what {} list{} is unknown and may be damaged or missing as well",
-            counted(unread, "damaged or missing manifest", "damaged or missing manifests"),
+            "; what {} list{} is unknown and may be missing as well",
+            counted(unread, "missing manifest", "missing manifests"),
             if unread == 1 { "s" } else { "" }
         ),
     };

@@ -29,6 +29,9 @@ pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> 
         ErrorKind::UnknownArgument => meant_command(arguments)
             .or_else(|| owner(error, arguments))
             .or_else(|| foreign_flag(error)),
+        ErrorKind::MissingRequiredArgument if half_of_certificate(error, arguments).is_some() => {
+            half_of_certificate(error, arguments)
+        }
         ErrorKind::MissingRequiredArgument if command(arguments).is_none() => {
             let first = arguments.first()?;
             meant_command(arguments)
@@ -190,6 +193,20 @@ fn side_password(arguments: &[String]) -> Option<&'static str> {
     }
 }
 
+/// Returns a hint for a certificate without its key, or a key without its certificate, if it comes from a variable.
+fn half_of_certificate(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    let [missing, _] = parse::sides_of_conflict(error);
+    missing.iter().find_map(|flag| {
+        let flag = flag.split(' ').next().unwrap_or_default();
+        let key = flag.strip_suffix("cert").map(|side| format!("{side}key"));
+        let given = key.or_else(|| Some(format!("{}cert", flag.strip_suffix("key")?)))?;
+        let variable = parse::variable_of_refused_value(&given, arguments)?;
+        Some(format!(
+            "`{given}` comes from the variable `{variable}`, and needs `{flag}`"
+        ))
+    })
+}
+
 /// Returns a hint that names the environment variable of a refused value.
 fn refused_variable(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
@@ -247,8 +264,8 @@ fn owner(error: &clap::Error, arguments: &[String]) -> Option<String> {
 }
 
 /// Returns the edit distance of two words: the number of letters to change, add, remove or swap with the next letter.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(32).collect(), b.chars().collect());
+pub(super) fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
     for (i, x) in a.iter().enumerate() {
         let mut row = vec![i + 1];

@@ -31,6 +31,11 @@ impl Stop {
         let _ = self.0.held.subscribe().wait_for(|held| *held == 0).await;
     }
 
+    /// Returns whether [`wind_up`](Self::wind_up) has nothing to wait for.
+    pub fn is_idle(&self) -> bool {
+        *self.0.held.borrow() == 0
+    }
+
     /// Returns the permission to send a short request. Never returns once the stop was requested.
     pub(super) async fn admit(&self) -> Admission {
         self.0.held.send_modify(|held| *held += 1);
@@ -62,11 +67,11 @@ mod tests {
         let stop = Stop::default();
         let (first, second) = (stop.admit().await, stop.clone().admit().await);
         let mut end = Box::pin(stop.wind_up());
-        assert!(end.as_mut().now_or_never().is_none());
+        assert!(end.as_mut().now_or_never().is_none() && !stop.is_idle());
         drop(first);
         assert!(end.as_mut().now_or_never().is_none());
         assert!(stop.admit().now_or_never().is_none());
         drop(second);
-        assert!(end.now_or_never().is_some());
+        assert!(end.now_or_never().is_some() && stop.is_idle());
     }
 }

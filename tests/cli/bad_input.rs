@@ -1,6 +1,7 @@
 //! Bad input: one clear message, the right exit code, no incomplete file under the final name, and no tag without its
 //! tree.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,7 +11,7 @@ use super::support::fault::{Action, When};
 use super::support::images::{helm_chart, sized};
 use super::support::layout::{Tar, blob_name};
 use super::support::real::{signal, skipped};
-use super::support::{Auth, Double, Options};
+use super::support::{Auth, Double, Gate, Options};
 use super::{Cli, cli, source};
 
 /// A bundle of the program's own, in `bundle.tar`.
@@ -366,6 +367,32 @@ fn control_c_leaves_no_tag_without_its_tree() {
     );
     target.clear_faults();
     cli.succeed(&["import", "bundle.tar", "-d", &target.host()]);
+}
+
+#[test]
+fn control_c_of_an_upload_is_answered_before_the_upload_ends() {
+    let (cli, target) = (cli(), Double::new());
+    bundle(&cli);
+    let gate = Gate::closed();
+    target.add_fault(When::put("/blobs/uploads/"), Action::Hold(gate.clone()));
+    let mut child = cli.spawn(&["import", "bundle.tar", "-d", &target.host()]);
+    wait_until("a blob is sent", || gate.arrived() > 0);
+    signal("INT", child.id());
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let first = lines.find(|line| line.starts_with("stopping: ") || line.starts_with("error: "));
+    gate.open();
+    let rest: Vec<String> = lines.collect();
+    assert!(
+        first
+            .as_ref()
+            .is_some_and(|line| line.contains("a second Ctrl-C ends at once")),
+        "{first:?} {rest:?}"
+    );
+    assert!(
+        rest.iter().any(|line| line.contains("interrupted (Ctrl-C)")),
+        "{rest:?}"
+    );
+    assert!(was_cut_off(child.wait().unwrap()));
 }
 
 #[test]

@@ -148,6 +148,74 @@ fn a_flag_beats_its_variable_which_beats_the_default() {
 }
 
 #[test]
+fn a_variable_that_is_nearly_one_of_the_program_is_told() {
+    let source = source();
+    let image = format!("{}/library/greeting:1.0", source.host());
+    for (name, meant) in [
+        ("PLATFROM", Some("PLATFORM")),
+        ("IMAGE", Some("IMAGES")),
+        ("DEST_USERNAM", Some("DEST_USERNAME")),
+        ("PASWORD", Some("PASSWORD")),
+        ("WRITE_WNAT", Some("WRITE_WANT")),
+        ("LGO", Some("LOG")),
+        // A service of Kubernetes, and a login of another registry.
+        ("PORT", None),
+        ("SERVICE_HOST", None),
+        ("PASSWORD_GHCR_IO", None),
+        ("OUTPUT_FOLDER", None),
+    ] {
+        let mut cli = cli();
+        let variable = format!("DOCKER_MIRROR_{name}");
+        cli.set(&variable, "s3cret");
+        let run = cli.succeed(&["export", &image, "-o", "a.tar"]).hides(&["s3cret"]);
+        match meant {
+            Some(meant) => run.says(&[&format!(
+                "warning: the variable `{variable}` has no meaning and is not used; did you mean `DOCKER_MIRROR_{meant}`?"
+            )]),
+            None => run.hides(&["warning"]),
+        };
+        cli.set(&variable, "");
+        cli.succeed(&["export", &image, "-o", "b.tar"]).hides(&["warning"]);
+    }
+    let mut cli = cli();
+    cli.set("DOCKER_MIRROR_OUPTUT", "a.tar");
+    cli.run(&["export", &image])
+        .expect_code(2)
+        .says(&["did you mean `DOCKER_MIRROR_OUTPUT`?", "--output"]);
+}
+
+#[test]
+fn the_name_of_the_output_beats_a_variable_and_a_half_certificate_is_named() {
+    let (mut cli, source) = (cli(), source());
+    let image = format!("{}/library/greeting:1.0", source.host());
+    cli.set("DOCKER_MIRROR_GZIP", "1");
+    for (output, magic) in [
+        ("a.tar.zst", [0x28, 0xb5]),
+        ("a.tar.gz", [0x1f, 0x8b]),
+        ("a.tar", [0x1f, 0x8b]),
+    ] {
+        cli.succeed(&["export", &image, "-o", output]);
+        assert_eq!(std::fs::read(cli.path(output)).unwrap()[..2], magic, "{output}");
+    }
+    cli.run(&["export", &image, "-o", "b.tar.zst", "--gzip"])
+        .expect_code(2)
+        .says(&["contradict each other"])
+        .hides(&["variable"]);
+    for (variable, given, missing) in [
+        ("DOCKER_MIRROR_CERT", "--cert", "--key"),
+        ("DOCKER_MIRROR_KEY", "--key", "--cert"),
+    ] {
+        let mut cli = super::cli();
+        cli.set(variable, "a.pem");
+        cli.run(&["export", &image, "-o", "b.tar"])
+            .expect_code(2)
+            .says(&[&format!(
+                "`{given}` comes from the variable `{variable}`, and needs `{missing}`"
+            )]);
+    }
+}
+
+#[test]
 fn each_registry_has_a_login_in_variables_of_its_own() {
     let closed = |user: &str, password: &str| Double::start(Options::default().auth(Auth::basic(user, password)));
     let (one, two, target) = (
@@ -347,7 +415,10 @@ fn man_pages_are_made_of_the_same_definition() {
         page.contains(".TH DOCKER-MIRROR 1 ") && page.contains("keep\\-host"),
         "{page}"
     );
-    cli.succeed(&["man", "pages"]);
+    let pages = commands(&cli).len() + 1;
+    cli.succeed(&["man", "pages"]).says(&[&format!(
+        "wrote {pages} pages to the folder `pages`; `man -l pages/docker-mirror.1` shows one"
+    )]);
     for name in commands(&cli) {
         let page = std::fs::read_to_string(cli.path(&format!("pages/docker-mirror-{name}.1"))).unwrap();
         let title = format!(".TH DOCKER-MIRROR-{} 1 ", name.to_uppercase());

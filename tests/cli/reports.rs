@@ -332,6 +332,28 @@ fn a_run_that_is_ended_from_outside_has_a_document() {
 }
 
 #[test]
+fn a_run_that_is_killed_leaves_a_report_that_says_so() {
+    let (cli, schema, source) = (cli(), Schema::read(), Double::new());
+    small(Style::Oci, "linux/amd64", "app").push(&source, "a/b", "1");
+    let gate = Gate::closed();
+    let fault = source.add_fault(When::get("/manifests/"), Action::Hold(gate.clone()));
+    let image = format!("{}/a/b:1", source.host());
+    let mut child = cli.spawn(&["export", &image, "-o", "b.tar", "--report", "new.json"]);
+    wait_until("the run works", || fault.seen() > 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    gate.open();
+    let left: Value = serde_json::from_slice(&std::fs::read(cli.path("new.json")).unwrap()).unwrap();
+    assert_eq!(schema.check(&left), [""; 0], "{left:#}");
+    assert_eq!(left["error"]["kind"], "cancelled", "{left:#}");
+    // A command without reports writes none.
+    for line in [&["man", "--json"][..], &["completions", "bash", "--json"]] {
+        let refused = cli.run(&[line, &["--report", "none.json"]].concat()).expect_code(2);
+        assert!(refused.stdout.is_empty() && !cli.path("none.json").exists(), "{line:?}");
+    }
+}
+
+#[test]
 fn an_import_that_is_ended_from_outside_says_what_it_sent() {
     let (cli, schema, gate) = (cli(), Schema::read(), Gate::closed());
     let target = Double::start(Options::default().fault(When::put("/manifests/"), Action::Hold(gate.clone())));

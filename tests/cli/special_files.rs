@@ -26,9 +26,9 @@ fn ends(cli: &Cli, arguments: &[&str]) -> Output {
 fn a_named_pipe_without_a_writer_is_no_file_that_was_named() {
     let source = source();
     let image = format!("{}/library/greeting:1.0", source.host());
-    let export = ["export", &image, "-o", "b.tar"];
+    let export = ["export", &image];
     for device in [["--auth-file", "/dev/zero"], ["--ca-file", "/dev/zero"]] {
-        let run = ends(&cli(), &[&export[..], &device].concat());
+        let run = ends(&cli(), &[&export[..], &["-o", "b.tar"], &device].concat());
         run.expect_code(2).says(&["/dev/zero"]);
     }
     // All at once, since each waits a few seconds for a writer.
@@ -50,9 +50,14 @@ fn a_named_pipe_without_a_writer_is_no_file_that_was_named() {
         command.env(name, cli.path("pipe"));
         command
     });
+    // Each has an output of its own, since an export holds the lock of its output while it checks it.
     let mut runs: Vec<_> = flags
         .chain(variables)
-        .map(|mut command| command.spawn().unwrap())
+        .enumerate()
+        .map(|(number, mut command)| {
+            let output = format!("{number}.tar");
+            command.env("DOCKER_MIRROR_OUTPUT", output).spawn().unwrap()
+        })
         .collect();
     wait_until("all have ended", || {
         runs.iter_mut().all(|run| run.try_wait().unwrap().is_some())
@@ -148,6 +153,23 @@ fn a_bundle_in_a_pipe_without_a_writer_is_waited_for_until_the_limit_of_the_run(
         let import = ["import", "-d", "127.0.0.1:1", "--timeout", "1"];
         let run = ends(&cli, &[&import[..], bundles].concat());
         run.expect_code(124).says(&["timed out after 1 s"]);
+    }
+    for (command, words) in [
+        (
+            &["verify", "pipe"][..],
+            "hint: raise `--timeout` and run the same command again: it begins anew",
+        ),
+        (
+            &["import", "pipe", "-d", "127.0.0.1:1"],
+            "hint: run the same command again to resume",
+        ),
+        (
+            &["import", "pipe", "-d", "127.0.0.1:1", "--dry-run"],
+            "hint: raise `--timeout` and run",
+        ),
+    ] {
+        let run = ends(&cli, &[command, &["--timeout", "1"]].concat());
+        run.expect_code(124).says(&[words]);
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::{JoinHandle, spawn};
 use std::time::Duration;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
+use super::support::cli::Output;
 use super::support::image::Style;
 use super::support::images::{linux_and_windows, sized};
 use super::support::{Action, Double, Gate, When};
@@ -33,26 +34,20 @@ impl OnTerminal {
         arguments: &[&str],
         results: Option<Stdio>,
     ) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-        let terminal = File::options().read(true).write(true).open(name).unwrap();
-        let size = Winsize {
-            ws_row: 24,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        tcsetwinsize(&terminal, size).unwrap();
         let mut command = cli.command(arguments);
+        command.envs(variables.iter().copied());
+        Self::run(command, columns, results)
+    }
+
+    /// Starts a command on a new terminal.
+    fn run(mut command: Command, columns: u16, results: Option<Stdio>) -> Self {
+        let (master, terminal) = open_terminal(columns);
         command
-            .envs(variables.iter().copied())
             .stdout(results.unwrap_or_else(|| terminal.try_clone().unwrap().into()))
             .stderr(terminal);
         let child = command.spawn().unwrap();
         drop(command);
-        let mut master = File::from(master);
+        let mut master = master;
         let screen = spawn(move || {
             let mut bytes = Vec::new();
             // The end is an error: the other side of the terminal was closed.
@@ -67,6 +62,23 @@ impl OnTerminal {
         assert!(self.child.wait().unwrap().success(), "{screen}");
         screen
     }
+}
+
+/// Opens a terminal of this width: the side of its screen, and the side of the programs on it.
+fn open_terminal(columns: u16) -> (File, File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = File::options().read(true).write(true).open(name).unwrap();
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(&terminal, size).unwrap();
+    (File::from(master), terminal)
 }
 
 /// A registry that sends the one layer of `team/app:1` slowly.
@@ -108,6 +120,53 @@ fn an_export_into_a_pipe_draws_nothing_beside_its_reader() {
     let screen = OnTerminal::start_into(&cli, 80, XTERM, &arguments, Some(file.into())).end();
     assert!(screen.contains("\x1b[K"), "{screen:?}");
     assert_eq!(bundle, std::fs::read(cli.path("b.tar")).unwrap());
+}
+
+#[test]
+fn two_ends_of_a_pipe_on_one_terminal_draw_nothing() {
+    let (_source, image) = slow();
+    let (cli, target) = (cli(), Double::new());
+    let mut command = cli.command(&[]);
+    let program = command.get_program().to_owned();
+    let environment: Vec<_> = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
+    let script = format!("\"$0\" export {image} -o - | \"$0\" import - -d {}", target.host());
+    command = Command::new("sh");
+    command
+        .args(["-c", &script])
+        .arg(program)
+        .env_clear()
+        .envs(environment)
+        .envs(XTERM.iter().copied())
+        .current_dir(cli.folder());
+    let screen = OnTerminal::run(command, 80, None).end();
+    assert!(
+        !screen.contains("\x1b[K") && screen.contains("wrote the bundle") && screen.contains("1 new, 0 failed"),
+        "{screen:?}"
+    );
+}
+
+#[test]
+fn a_terminal_is_told_what_it_is_not_for() {
+    let cli = cli();
+    let (_screen, terminal) = open_terminal(80);
+    let arguments = [
+        "export",
+        "127.0.0.1:1/a/b:1",
+        "-o",
+        "b.tar",
+        "--username",
+        "ann",
+        "--password-stdin",
+    ];
+    let asked = cli.command(&arguments).stdin(terminal).output().unwrap();
+    Output::new(&asked, &arguments)
+        .expect_code(2)
+        .says(&["standard input, which is a terminal", "hint: "]);
+    let screen = OnTerminal::start(&cli, 80, XTERM, &["man"]).end();
+    assert!(screen.contains("`docker-mirror man | man -l -`"), "{screen}");
 }
 
 const XTERM: &[(&str, &str)] = &[("TERM", "xterm-256color")];

@@ -113,6 +113,8 @@ fn a_link_that_takes_the_place_of_a_report_during_the_run_is_not_followed() {
     std::fs::write(cli.path("precious"), "precious").unwrap();
     let child = cli.spawn(&["import", "b.tar", "-d", &target.host(), "--report", "r.json"]);
     wait_until("the manifest is on its way", || target.count("PUT", "/manifests/") > 0);
+    // The report that says that the run has not ended.
+    std::fs::remove_file(cli.path("r.json")).unwrap();
     std::os::unix::fs::symlink("precious", cli.path("r.json")).unwrap();
     gate.open();
     let run = child.wait_with_output().unwrap();
