@@ -72,7 +72,7 @@ pub struct ImageRecord {
 }
 
 /// The record of a referrer: a manifest that refers to a manifest of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReferrerRecord {
     /// Digest of the referrer.
@@ -92,7 +92,7 @@ impl ImageRecord {
     /// The name and the kept platforms are not included: the reader determines the platforms again.
     pub(crate) fn content(&self) -> impl Eq + Hash + '_ {
         let digests = (self.index, &self.original, &self.filtered);
-        (digests, &self.dropped, &self.left_out)
+        (digests, &self.dropped, &self.left_out, &self.referrers)
     }
 }
 

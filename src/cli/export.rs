@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use docker_mirror::{
     Digest, Error, IndexMode, Kind, Lock, MAX_WANT_LIST, PlatformFilter, Result, WantList, Wanted,
-    export::{self, Compression, Output, Request, Reused, SupplementRequest},
+    export::{self, Compression, Output, Request, Reused, SupplementRequest, WrittenSupplement},
     human_bytes, quote,
 };
 
@@ -73,7 +73,8 @@ pub(super) struct Arguments {
     #[arg(long)]
     pub(super) fresh: bool,
 
-    /// Write the bundle even if some images fail; missing ones are recorded in it
+    /// Write the bundle even if some images fail; missing ones are recorded in it. With `--want`, write the supplement without the
+    /// blobs that are gone
     #[arg(long)]
     allow_partial: bool,
 
@@ -84,7 +85,7 @@ pub(super) struct Arguments {
 
     /// Fetch only the blobs of a want-list, which complete a damaged bundle: `import DAMAGED.tar SUPPLEMENT.tar`. `verify --want`
     /// writes one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform", "lock", "allow_partial"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["arguments", "lists", "platform", "lock"])]
     want: Option<PathBuf>,
 
     /// Show sizes, what would be fetched, and free space, without writing anything
@@ -201,6 +202,7 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
     let registries = arguments.shared.sources(&hosts, &arguments.mirrors, None, &progress)?;
     let request = SupplementRequest {
         list: path.to_owned(),
+        allow_partial: arguments.allow_partial,
         output: arguments.output()?,
         compression: compression(&arguments),
         jobs: arguments.shared.jobs(),
@@ -208,14 +210,21 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         read_ahead: memory::read_ahead(u64::from(arguments.read_ahead) << 20),
     };
     export::check_output(&request.output)?;
-    let reused = export::supplement(&list, request, &registries, &progress).await;
+    let written = export::supplement(&list, request, &registries, &progress).await;
     display.finish();
-    let (Reused { blobs, bytes }, sha256) = reused?;
+    let WrittenSupplement {
+        reused: Reused { blobs, bytes },
+        sha256,
+        missing,
+    } = written?;
     if blobs > 0 {
         let blobs = output::counted(blobs, "blob", "blobs");
         output::info(format!("{blobs}, {} came from earlier bundles", human_bytes(bytes)));
     }
-    let blobs = output::counted(list.len() as u64, "blob", "blobs");
+    let mut blobs = output::counted((list.len() - missing) as u64, "blob", "blobs");
+    if missing > 0 {
+        blobs += &format!(" of {}", list.len());
+    }
     let written = std::fs::metadata(&arguments.output)
         .ok()
         .filter(std::fs::Metadata::is_file);
@@ -228,7 +237,10 @@ async fn supplement(arguments: Arguments, path: &Path) -> Result<Outcome> {
         ),
         _ => format!("wrote a supplement with {blobs}{sum}"),
     });
-    Ok(Outcome::Success)
+    Ok(match missing {
+        0 => Outcome::Success,
+        _ => Outcome::Partial,
+    })
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {

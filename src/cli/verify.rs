@@ -259,8 +259,8 @@ fn verdict(verified: &Verification, list: Option<&Path>) -> String {
     let unread = match verified.unread_manifests {
         0 => String::new(),
         unread => format!(
-            "; what {} list{} is unknown and may be missing as well",
-            counted(unread, "missing manifest", "missing manifests"),
+            "; what {} list{} is unknown and may be damaged or missing as well",
+            counted(unread, "damaged or missing manifest", "damaged or missing manifests"),
             if unread == 1 { "s" } else { "" }
         ),
     };

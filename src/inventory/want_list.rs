@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::{Algorithm, Digest, Hasher};
 use crate::image::reference::Reference;
-use crate::text::{few, quote};
+use crate::text::{counted, few, quote};
 
 /// The start of every want-list.
 const TITLE: &str = "docker-mirror want-list ";
@@ -31,6 +31,9 @@ pub const MAX_WANT_LIST: u64 = 32 << 20;
 
 /// Maximum number of blobs in a want-list.
 const MAX_BLOBS: usize = 100_000;
+
+/// Number of hex digits of the checksum of all lines.
+const SUM_DIGITS: usize = 8;
 
 /// Maximum length of a line in bytes. A reference has about four hundred at most.
 const MAX_LINE: usize = 2000;
@@ -215,10 +218,10 @@ impl Sums {
         self.digits.push(digit(line));
     }
 
-    /// Returns eight digits of the checksum of all lines, then the digits of the single lines.
+    /// Returns the first digits of the checksum of all lines, then the digits of the single lines.
     fn finish(self) -> String {
         let mut sums = self.hasher.finish().hex();
-        sums.truncate(8);
+        sums.truncate(SUM_DIGITS);
         if !self.digits.is_empty() {
             sums.push(' ');
             sums.push_str(&self.digits);
@@ -306,16 +309,25 @@ fn check(number: usize, stated: &str, right: Sums, numbers: &[usize], expected: 
         );
         return Err(fault(number, &what));
     }
-    let right = right.finish();
-    let mut stated = stated.split_whitespace();
-    let mut right_parts = right.split(' ');
-    let is_right = stated.next() == right_parts.next();
-    let (stated, right) = (
-        stated.next().unwrap_or_default(),
-        right_parts.next().unwrap_or_default(),
-    );
-    if is_right && stated == right {
+    let without_blanks = |text: &str| text.split_whitespace().collect::<String>();
+    let (stated, right) = (without_blanks(stated), without_blanks(&right.finish()));
+    let parts = |text: &'_ str| {
+        text.split_at_checked(SUM_DIGITS)
+            .map(|(sum, digits)| (sum.to_owned(), digits.to_owned()))
+    };
+    let (stated_sum, stated) = parts(&stated).unwrap_or_default();
+    let (right_sum, right) = parts(&right).unwrap_or_default();
+    // The sum alone proves all lines.
+    if stated_sum == right_sum {
         return Ok(());
+    }
+    if stated.chars().count() != right.len() {
+        let what = format!(
+            "the check sums have {} where {} are expected: this line is cut off or mistyped",
+            counted(stated.chars().count() as u64, "digit of a line", "digits of lines"),
+            right.len()
+        );
+        return Err(fault(number, &what));
     }
     let digits = right.chars().zip(stated.chars()).zip(numbers);
     let wrong = digits.filter(|((right, stated), _)| right != stated);
@@ -326,7 +338,7 @@ fn check(number: usize, stated: &str, right: Sums, numbers: &[usize], expected: 
         [first, rest @ ..] => fault(*first, &format!("{MISTYPED}; the same is true of line {}", few(rest))),
         [] => fault(
             number,
-            "the check sum is that of another list: a line was changed or mistyped",
+            "the check sum differs though the digit of each line is right: most likely this line is mistyped",
         ),
     })
 }
@@ -414,6 +426,27 @@ mod tests {
             found.starts_with("line 3: ") && found.ends_with("the same is true of line 5"),
             "{found}"
         );
-        assert!(says(&text.replace(lines[5], "check 00000000")).starts_with("line 6: the check sum"));
+        let (sum, digits) = (&lines[5][6..14], &lines[5][15..]);
+        for last in [
+            "check 00000000".to_owned(),
+            format!("check 00000000 {digits}0"),
+            format!("check 00000000 {digits}"),
+        ] {
+            let found = says(&text.replace(lines[5], &last));
+            assert!(found.starts_with("line 6: the check sum"), "{last}: {found}");
+        }
+        // The sum proves the lines, whatever their digits say; blanks do not matter.
+        let (start, end) = sum.split_at(4);
+        for last in [
+            format!("check {sum}"),
+            format!("check {sum} 0000"),
+            format!("check {start} {end} {digits}"),
+        ] {
+            assert_eq!(
+                WantList::parse(&text.replace(lines[5], &last)).unwrap(),
+                list(),
+                "{last}"
+            );
+        }
     }
 }

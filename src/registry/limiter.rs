@@ -28,6 +28,15 @@ pub(super) enum Use {
 
 const USES: usize = 3;
 
+/// Number of bodies that are sent concurrently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lines {
+    /// Current maximum number; at least 1.
+    pub(crate) count: usize,
+    /// Number to which `count` may soon grow; `count` itself if it is not growing.
+    pub(crate) most: usize,
+}
+
 /// Concurrency limit of one host.
 #[derive(Debug, Clone)]
 pub(super) struct Limiter(Arc<Inner>);
@@ -185,6 +194,17 @@ impl Limiter {
     /// Returns the maximum number of requests that were in flight together so far.
     pub(super) fn peak(&self) -> usize {
         self.0.state.lock().peak
+    }
+
+    /// Returns how many uploads may send their bodies concurrently now.
+    pub(super) fn lines(&self) -> Lines {
+        let state = self.0.state.lock();
+        // The last place is reserved for the requests that begin and end uploads.
+        let bodies = |limit: usize| state.bodies.min(limit.max(2) - 1);
+        Lines {
+            count: bodies(state.pace.limit()),
+            most: bodies(state.pace.reach()),
+        }
     }
 
     /// Returns the current maximum number of requests in flight.

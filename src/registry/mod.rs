@@ -72,6 +72,7 @@ pub(crate) use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
 use context::Context;
 use host::Host;
+pub(crate) use limiter::Lines;
 pub use limits::RateLimit;
 pub use options::{MOST_JOBS, Options};
 pub use refusal::Refusal;
@@ -209,6 +210,11 @@ impl Registry {
             Some(_) => self.requests(),
             None => self.host.limiter.limit() * 3 / 2,
         }
+    }
+
+    /// Returns how many bodies can be sent to the registry concurrently now.
+    pub(crate) fn lines(&self) -> Lines {
+        self.host.limiter.lines()
     }
 
     /// Returns the client of the registry itself, with this machine's configuration for the repository.

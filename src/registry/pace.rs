@@ -165,6 +165,14 @@ impl Pace {
         self.limit
     }
 
+    /// Returns the number to which the limit may grow in large steps; the limit itself if it does not grow like that.
+    pub(super) fn reach(&self) -> usize {
+        match self.phase {
+            Phase::Greet(_) | Phase::Start(_) | Phase::Doubt(_) => self.ceiling,
+            _ => self.limit,
+        }
+    }
+
     /// Records that a request has to wait because of the limit.
     pub(super) fn pressed(&mut self) {
         self.round.pressed = true;

@@ -20,6 +20,9 @@ pub(super) struct Attacher<'a> {
     choice: &'a ReferrerChoice,
     /// Referrers of the bundle, by the digest of their subject.
     referrers: HashMap<&'a Digest, Vec<&'a Referrer>>,
+    /// Referrers that the record of an image lists. Each belongs to the images whose records list it: an image of the same
+    /// digest in another repository may lack it.
+    recorded: HashSet<&'a Digest>,
     /// Images with a cosign tag, by their repository and the referrers tag of their subject.
     beside: HashMap<(String, String), Vec<Beside<'a>>>,
     /// Positions in the bundle of the images that were attached to another image.
@@ -42,6 +45,7 @@ impl<'a> Attacher<'a> {
             bundle,
             choice,
             referrers: HashMap::new(),
+            recorded: HashSet::new(),
             beside: HashMap::new(),
             claimed: HashSet::new(),
         };
@@ -49,6 +53,8 @@ impl<'a> Attacher<'a> {
             attacher.referrers.entry(&referrer.subject).or_default().push(referrer);
         }
         for (place, image) in bundle.images().iter().enumerate() {
+            let recorded = image.record.iter().flat_map(|record| &record.referrers);
+            attacher.recorded.extend(recorded.map(|referrer| &referrer.digest));
             if image.attached_to.is_some()
                 && let Some((subject, suffix)) = image.name.tag().and_then(parse_tag_beside)
             {
@@ -79,7 +85,14 @@ impl<'a> Attacher<'a> {
     /// # Errors
     /// [`Kind::TooLarge`] if the attachments exceed the memory limit, and [`Kind::NotFound`] if referrers are required and
     /// the image has none.
-    pub(super) fn attach(&mut self, tree: &mut ImageTree, repository: &str) -> Result<()> {
+    pub(super) fn attach(&mut self, tree: &mut ImageTree, image: &BundledImage) -> Result<()> {
+        let repository = image.name.name();
+        let own: Option<HashSet<&Digest>> = image
+            .record
+            .as_ref()
+            .map(|record| record.referrers.iter().map(|referrer| &referrer.digest).collect());
+        let is_of_others =
+            |digest: &Digest| own.as_ref().is_some_and(|own| !own.contains(digest)) && self.recorded.contains(digest);
         let mut subjects: Vec<Digest> = tree.own_manifests().map(|manifest| manifest.digest().clone()).collect();
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
         let mut attachments: Vec<Attachment> = Vec::new();
@@ -90,7 +103,10 @@ impl<'a> Attacher<'a> {
         for depth in 0..=MAX_CHAIN {
             let mut next = Vec::new();
             for subject in std::mem::take(&mut subjects) {
-                for found in self.referrers_of(&subject, repository) {
+                for found in self.referrers_of(&subject, &repository) {
+                    if matches!(found, Found::Referrer(referrer) if is_of_others(&referrer.root.digest)) {
+                        continue;
+                    }
                     if let Found::Beside(place, ..) = found {
                         self.claimed.insert(place);
                     }

@@ -334,7 +334,7 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
         let mut read = |image: &BundledImage, attacher: &mut Attacher<'_>| {
             let mut tree = narrow(bundle.tree_of(image)?, image, platforms)?;
             if image.attached_to.is_none() {
-                attacher.attach(&mut tree, &image.name.name())?;
+                attacher.attach(&mut tree, image)?;
             }
             // Configs can take much memory and only served to select platforms; as blobs they are read again.
             tree.configs.clear();

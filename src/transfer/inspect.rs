@@ -176,7 +176,7 @@ impl Reader<'_> {
             tree = with_platforms(tree, filter)?;
         }
         if image.attached_to.is_none() {
-            self.attacher.attach(&mut tree, &image.name.name())?;
+            self.attacher.attach(&mut tree, image)?;
         }
         let content = Arc::new(self.content(&tree, image)?);
         tree.configs.clear();

@@ -189,7 +189,9 @@ fn a_bundle_that_is_cut_near_its_front_says_that_more_is_missing() {
     let found = cli.run(&["verify", "cut.tar"]).expect_code(5);
     let found = found.says(&["copy the file again"]);
     assert!(
-        found.stdout.contains("is unknown and may be missing as well"),
+        found
+            .stdout
+            .contains("is unknown and may be damaged or missing as well"),
         "{}",
         found.stdout
     );
@@ -422,6 +424,87 @@ fn a_want_list_that_is_wrong_is_refused_with_the_line() {
     );
     cli.run(&["export", "--want", "w.txt", "hello", "-o", "s.tar"])
         .expect_code(2);
+    // A list of one blob that is gone has nothing else to fetch.
+    cli.run(&["export", "--want", "w.txt", "-o", "s.tar", "--allow-partial"])
+        .expect_code(1)
+        .says(&["line 2", "no longer has"]);
+}
+
+#[test]
+fn what_is_gone_is_left_out_of_a_supplement_only_if_that_is_allowed() {
+    let (cli, registry) = exported();
+    let (layer, manifest) = layer_and_manifest(&cli);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    for digest in [&layer, &manifest] {
+        bundle.flip(&blob_name(digest));
+    }
+    cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
+    let listed = fs::read_to_string(cli.path("w.txt")).unwrap();
+    let count = listed.lines().count() - 2;
+    assert!(count >= 2, "{listed}");
+    registry.add_fault(When::path(&layer), Action::error(404, "BLOB_UNKNOWN", "gone"));
+    for output in ["s.tar", "s.tar.gz"] {
+        cli.run(&["export", "--want", "w.txt", "-o", output])
+            .expect_code(1)
+            .says(&["no longer has", "--allow-partial"]);
+        let fetched = match count - 1 {
+            1 => "1 blob".to_owned(),
+            fetched => format!("{fetched} blobs"),
+        };
+        cli.run(&["export", "--want", "w.txt", "-o", output, "--allow-partial"])
+            .expect_code(6)
+            .says(&[
+                "warning: ",
+                "no longer has",
+                &layer,
+                &format!("a supplement with {fetched} of {count}"),
+            ]);
+    }
+    let written = Tar::open(&cli.path("s.tar"));
+    assert!(written.members.iter().any(|member| member.name == blob_name(&manifest)));
+    assert!(!written.members.iter().any(|member| member.name == blob_name(&layer)));
+    // Once the blob is back, the same list makes the whole supplement.
+    registry.clear_faults();
+    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar", "--force"]);
+    cli.succeed(&["verify", "b.tar", "s.tar"]);
+}
+
+#[test]
+fn the_record_states_the_platforms_of_an_index_that_cannot_be_read() {
+    let (cli, _registry) = exported();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let record = bundle.json("docker-mirror.json");
+    let images = record["images"].as_array().unwrap();
+    let of_index = images
+        .iter()
+        .find(|image| image["kept"].as_array().is_some_and(|kept| kept.len() > 1))
+        .unwrap();
+    let root = of_index["original"].as_str().unwrap().to_owned();
+    let child = of_index["kept"][0]["digest"].as_str().unwrap().to_owned();
+    let layer = bundle.json(&blob_name(&child))["layers"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // All of what is damaged is in the first list, though the index above it is damaged as well.
+    for digest in [&root, &layer] {
+        bundle.flip(&blob_name(digest));
+    }
+    if let Some(filtered) = of_index["filtered"].as_str() {
+        bundle.flip(&blob_name(filtered));
+    }
+    let output = cli.run(&["verify", "b.tar", "--want", "w.txt"]).expect_code(5);
+    let listed = fs::read_to_string(cli.path("w.txt")).unwrap();
+    assert!(
+        listed.contains(&root) && listed.contains(&layer),
+        "{listed}\n{}",
+        output.everything()
+    );
+    assert!(!output.stdout.contains("is unknown"), "{}", output.everything());
+    // What a damaged manifest of a platform lists is in no record.
+    bundle.flip(&blob_name(&child));
+    let output = cli.run(&["verify", "b.tar"]).expect_code(5);
+    let unknown = "what 1 damaged or missing manifest lists is unknown";
+    assert!(output.stdout.contains(unknown), "{}", output.everything());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::identity;
 use super::name_override::NameOverrides;
 use super::names;
 use super::no_archive::if_cut_off;
-use super::record_check;
+use super::record_check::{self, TaggedReferrers};
 use super::store::Store;
 use crate::bundle::record::Recorded;
 use crate::error::{Error, Kind, Result};
@@ -153,9 +153,22 @@ impl<'a> Reader<'a> {
         let mut named: HashSet<&Digest> = HashSet::new();
         let mut repositories: HashSet<String> = HashSet::new();
         let pinned = PinnedNames::new(entries);
+        let tagged = self
+            .recorded
+            .map(|recorded| Ok::<_, Error>((TaggedReferrers::of(recorded, self.store.budget())?, recorded)))
+            .transpose()?;
         for (place, entry) in entries {
             let (place, digest) = (*place, &entry.descriptor.digest);
             let exact = given.names_for(place, Some(digest));
+            if exact.is_empty()
+                && let Some((tagged, recorded)) = &tagged
+                && let Err(error) = tagged.check(self.archive, recorded, entry)
+            {
+                let names = names::entry_names(&entry.annotations, &[], None, place).unwrap_or_default();
+                let broken = BrokenImage::misnamed(self.archive, place, names, error);
+                self.contents.broken.extend(broken);
+                continue;
+            }
             match self.kind_of(place, entry, &exact, &pinned)? {
                 EntryKind::Image => {
                     images.push((place, entry));

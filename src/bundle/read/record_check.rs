@@ -14,8 +14,9 @@ use super::names::{CONTAINERD_NAME, REF_NAME};
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, EDITED, FORMAT_VERSION, ImageRecord, MAX_SIZE, Recorded, RecordedImage};
 use crate::error::{Error, Kind, Result};
-use crate::image::budget::Budget;
+use crate::image::budget::{Budget, Held};
 use crate::image::digest::Digest;
+use crate::image::manifest::Entry;
 use crate::image::reference::Reference;
 use crate::image::tree::Choice;
 use crate::text::quote;
@@ -98,6 +99,62 @@ pub(super) fn check_names(archive: &Archive, name: &Reference, annotations: &BTr
         quote(second)
     );
     Err(Error::new(Kind::Malformed, what).with_hint(EDITED))
+}
+
+/// Names that the record states for the referrers that a registry finds by a tag, such as `REPOSITORY:sha256-HEX.sig`.
+#[derive(Debug)]
+pub(super) struct TaggedReferrers<'a> {
+    names: HashMap<&'a Digest, HashSet<String>>,
+    /// The memory of the names.
+    _held: Held,
+}
+
+impl<'a> TaggedReferrers<'a> {
+    /// # Errors
+    /// [`Kind::TooLarge`] if the names take more memory than the budget has left.
+    pub(super) fn of(recorded: &'a Recorded, budget: &Budget) -> Result<Self> {
+        let mut held = budget.hold(0)?;
+        let (mut names, mut memory) = (HashMap::<&Digest, HashSet<String>>::new(), 0);
+        for record in recorded.images.iter().filter_map(|image| image.record.as_ref().ok()) {
+            let Ok(image) = record.reference.parse::<Reference>() else {
+                continue;
+            };
+            for referrer in &record.referrers {
+                if let Some(tag) = &referrer.tag {
+                    let name = format!("{}:{tag}", image.name());
+                    memory += (name.len() + 2 * size_of::<String>()) as u64;
+                    if names.entry(&referrer.digest).or_default().insert(name) {
+                        held.resize(memory)?;
+                    }
+                }
+            }
+        }
+        Ok(Self { names, _held: held })
+    }
+
+    /// Checks that an entry of the index has one of these names, so that a signature does not become an image of its own under
+    /// a wrong tag. A name that the record lists as that of an image is also accepted.
+    ///
+    /// # Errors
+    /// [`Kind::Malformed`] with both names.
+    pub(super) fn check(&self, archive: &Archive, recorded: &Recorded, entry: &Entry) -> Result<()> {
+        let digest = &entry.descriptor.digest;
+        let (Some(stated), Some(name)) = (self.names.get(digest), entry.annotations.get(REF_NAME)) else {
+            return Ok(());
+        };
+        let is_listed = |name: Reference| recorded.find(&name).is_some();
+        if stated.contains(name) || name.parse().is_ok_and(is_listed) {
+            return Ok(());
+        }
+        let what = format!(
+            "`{}`: {digest} is called `{}` in `index.json` and `{}` in `{}`",
+            quote(&archive.label),
+            quote(name),
+            quote(stated.iter().min().unwrap_or(name)),
+            record::MEMBER
+        );
+        Err(Error::new(Kind::Malformed, what).with_hint(EDITED))
+    }
 }
 
 /// Returns the referrers that the record states and the index does not list. `listed` are the digests of its entries.

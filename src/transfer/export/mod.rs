@@ -15,7 +15,9 @@ use crate::error::{Kind, Result};
 use crate::progress::{Event, Progress};
 use crate::registry::Registries;
 
-pub use request::{Compression, DryRun, Exported, Output, Report, Request, Reused, SupplementRequest};
+pub use request::{
+    Compression, DryRun, Exported, Output, Report, Request, Reused, SupplementRequest, WrittenSupplement,
+};
 pub use stream::supplement::supplement;
 
 /// Checks, before the first request, that the file of a bundle can be written and get its name.

@@ -80,6 +80,8 @@ pub struct Request {
 pub struct SupplementRequest {
     /// Path of the want-list, for messages.
     pub list: PathBuf,
+    /// Whether to write the supplement without the blobs that registries no longer have.
+    pub allow_partial: bool,
     /// Destination of the supplement.
     pub output: Output,
     /// Compression of the whole file.
@@ -90,6 +92,16 @@ pub struct SupplementRequest {
     pub reuse: Vec<PathBuf>,
     /// Maximum number of bytes read ahead when the supplement is written in order.
     pub read_ahead: u64,
+}
+
+/// A supplement that was written.
+pub struct WrittenSupplement {
+    /// Blobs that came from earlier bundles.
+    pub reused: Reused,
+    /// SHA-256 of the output, if it is known.
+    pub sha256: Option<Digest>,
+    /// Number of wanted blobs that the supplement lacks.
+    pub missing: usize,
 }
 
 /// Result of planning an export without writing the bundle.

@@ -92,6 +92,11 @@ impl Earlier {
         self.bundles.iter().position(has)
     }
 
+    /// Returns the size of a blob in the first earlier bundle that contains it.
+    pub(super) fn size_of(&self, digest: &Digest) -> Option<u64> {
+        self.bundles.iter().find_map(|bundle| bundle.size_of(digest))
+    }
+
     /// Reads a whole blob on a thread for blocking work and checks its digest.
     pub(super) async fn verify(self: &Arc<Self>, bundle: usize, digest: &Digest) -> Result<()> {
         let (this, digest) = (self.clone(), digest.clone());

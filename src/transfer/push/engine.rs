@@ -116,7 +116,7 @@ impl<'a> Engine<'a> {
                 stop: false,
             },
             repositories: Vec::new(),
-            scheduler: Scheduler::new([], &request.budget, 1).0,
+            scheduler: Scheduler::new([], &request.budget).0,
             idle: VecDeque::new(),
             held: HeldBack::default(),
             warnings: Warnings::default(),
@@ -201,7 +201,7 @@ impl<'a> Engine<'a> {
             }
             Demand { blobs, groups: takers }
         });
-        let (queue, sorted) = Scheduler::new(demands, &budget, self.registry.jobs());
+        let (queue, sorted) = Scheduler::new(demands, &budget);
         for (number, awaited) in sorted.awaited {
             let group = &mut images.groups[number];
             group.waiting = awaited.needs;
@@ -242,6 +242,7 @@ impl<'a> Engine<'a> {
         let mut publishing: FuturesUnordered<BoxFuture<'a, Done>> = FuturesUnordered::new();
         while !self.images.stop {
             let width = self.registry.width();
+            self.scheduler.set_lines(self.registry.lines());
             while blobs.len() < width {
                 let groups = &self.images.groups;
                 let Some(job) = self.scheduler.next(|number| groups[number].alive) else {

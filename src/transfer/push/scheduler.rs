@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::image::budget::{Budget, Held};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
+use crate::registry::Lines;
 use crate::text::LISTED;
 
 /// Blobs, and the groups that need all of them.
@@ -212,9 +213,8 @@ pub(crate) struct Sorted {
 }
 
 impl Scheduler {
-    /// Sorts the demands into works, for a run that sends `jobs` bodies concurrently.
-    /// Also returns the needs of each group.
-    pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget, jobs: usize) -> (Self, Sorted) {
+    /// Sorts the demands into works, to be sent over one line. Also returns the needs of each group.
+    pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget) -> (Self, Sorted) {
         // The size belongs to the key: if two manifests state different sizes, only one can be right, and the wrong one must
         // not make the images of the right one fail.
         let mut numbers: HashMap<(Digest, u64), u32> = HashMap::new();
@@ -298,7 +298,7 @@ impl Scheduler {
                 .cmp(&of(b))
                 .then_with(|| a.descriptor.digest.cmp(&b.descriptor.digest))
         });
-        let mut ready = Ready::new(jobs);
+        let mut ready = Ready::new();
         for (number, work) in works.iter().enumerate() {
             ready.insert(number, work.descriptor.size, work.holder.is_none());
         }
@@ -395,6 +395,11 @@ impl Scheduler {
         std::mem::take(&mut self.finished)
     }
 
+    /// Sets the number of bodies that can be sent concurrently from now on.
+    pub(crate) fn set_lines(&mut self, lines: Lines) {
+        self.ready.set_lines(lines);
+    }
+
     /// Returns the next job that can be started now, if any. Groups that are not `alive` are skipped.
     pub(crate) fn next(&mut self, alive: impl Fn(usize) -> bool) -> Option<Job> {
         while let Some(number) = self.ready.first() {
@@ -426,7 +431,7 @@ impl Scheduler {
 
     /// Records a job that succeeded.
     pub(crate) fn placed(&mut self, job: &Job, placed: Placed) {
-        self.ready.end(job.work, job.descriptor.size);
+        self.ready.end(job.work, placed == Placed::Uploaded);
         let work = &mut self.works[job.work];
         work.in_flight -= 1;
         work.holder.get_or_insert(job.need.repository);
@@ -450,7 +455,7 @@ impl Scheduler {
     /// With `at_source`, no repository can get the blob: the groups that wait for it elsewhere are returned. Otherwise
     /// another repository may get it.
     pub(crate) fn failed(&mut self, job: &Job, at_source: bool) -> Vec<usize> {
-        self.ready.end(job.work, job.descriptor.size);
+        self.ready.end(job.work, false);
         let work = &mut self.works[job.work];
         work.in_flight -= 1;
         let lost = match at_source {

@@ -22,7 +22,7 @@ fn demand(group: u32, repository: u32, blobs: &[&Descriptor]) -> Demand {
 }
 
 fn sorted(demands: Vec<Demand>) -> (Scheduler, HashMap<usize, Awaited>) {
-    let (queue, sorted) = Scheduler::new(demands, &Budget::default(), 1);
+    let (queue, sorted) = Scheduler::new(demands, &Budget::default());
     assert!(sorted.too_large.is_empty());
     (queue, sorted.awaited)
 }
@@ -148,10 +148,10 @@ fn a_hundred_thousand_names_in_one_repository_are_one_group() {
         blobs: blobs.clone(),
         groups,
     };
-    let (_, all) = Scheduler::new([demand(vec![taker(0, 0)])], &budget, 1);
+    let (_, all) = Scheduler::new([demand(vec![taker(0, 0)])], &budget);
     assert_eq!((all.awaited[&0].needs, all.too_large.len()), (1000, 0));
     // If each group has its own repository, some groups exceed the budget, and the remaining groups are planned.
-    let (mut queue, some) = Scheduler::new([demand((0..1000).map(|n| taker(n, n)).collect())], &budget, 1);
+    let (mut queue, some) = Scheduler::new([demand((0..1000).map(|n| taker(n, n)).collect())], &budget);
     assert!(some.too_large.len() > 900 && some.awaited.len() == 1000 - some.too_large.len());
     assert!(some.too_large.iter().all(|(_, error)| error.kind() == Kind::TooLarge));
     let mut repositories = Vec::new();
@@ -189,7 +189,7 @@ fn demands_without_memory_for_them_take_none() {
         }],
     });
     let budget = Budget::new(3000 * (WORK + PAIR));
-    let (queue, sorted) = Scheduler::new(demands, &budget, 1);
+    let (queue, sorted) = Scheduler::new(demands, &budget);
     assert_eq!(sorted.too_large.len(), 47);
     assert_eq!(queue.size().0, 3000);
     assert!(queue.works.capacity() < 10_000, "{}", queue.works.capacity());
@@ -209,15 +209,26 @@ fn numbers() -> impl FnMut() -> u64 {
     }
 }
 
-/// Pushes a mix with `jobs` bodies at a time, and half as many blobs that wait for their turn.
-/// Returns the duration of the run and the times at which images are complete. `lines` bodies are sent as fast as one; more
-/// bodies share the lines.
-fn simulate(mix: &Mix, jobs: usize, lines: usize) -> (f64, Vec<f64>) {
+/// Lines that a simulated run has.
+#[derive(Clone, Copy)]
+struct Line {
+    /// Number of bodies sent concurrently: at the start, and at most.
+    jobs: (usize, usize),
+    /// Number of bodies that are sent as fast as one; more bodies share the lines.
+    full: usize,
+    /// Number of bytes per line after which the number of bodies grows at the latest.
+    round: f64,
+}
+
+/// Pushes a mix, with half as many blobs that wait for their turn as are sent.
+/// Returns the duration of the run and the times at which images are complete.
+/// As in the limiter, the number of bodies grows to 16 and then doubles, after as many answers or after a round.
+fn simulate(mix: &[Vec<u64>], line: Line) -> (f64, Vec<f64>) {
     let demands = mix.iter().enumerate().map(|(group, sizes)| Demand {
         blobs: sizes
             .iter()
             .enumerate()
-            .map(|(n, size)| blob(&format!("{group} {n}"), size << 20))
+            .map(|(n, size)| blob(&format!("{group} {n}"), *size))
             .collect(),
         groups: vec![Taker {
             group: group as u32,
@@ -225,25 +236,31 @@ fn simulate(mix: &Mix, jobs: usize, lines: usize) -> (f64, Vec<f64>) {
             in_place: false,
         }],
     });
-    let (mut queue, sorted) = Scheduler::new(demands, &Budget::default(), jobs);
+    let (mut queue, sorted) = Scheduler::new(demands, &Budget::default());
     let mut waiting: HashMap<usize, usize> = sorted.awaited.iter().map(|(group, all)| (*group, all.needs)).collect();
     let (mut now, mut complete, mut running, mut begun) = (0.0, Vec::new(), Vec::new(), VecDeque::new());
+    let (mut jobs, most) = line.jobs;
+    let (mut answers, mut next_round) = (0, line.round);
     loop {
+        queue.set_lines(Lines { count: jobs, most });
         while running.len() + begun.len() < jobs * 3 / 2 {
             let Some(job) = queue.next(|_| true) else { break };
-            begun.push_back((job.descriptor.size as f64, job));
+            begun.push_back((cost(job.descriptor.size) as f64, job));
         }
         let free = (jobs - running.len()).min(begun.len());
         running.extend(begun.drain(..free));
-        let rate = (lines as f64 / running.len() as f64).min(1.0);
-        let Some(least) = running.iter().map(|(left, _)| *left).reduce(f64::min) else {
+        let rate = (line.full as f64 / running.len() as f64).min(1.0);
+        let Some(least) = running.iter().map(|(left, _)| *left / rate).reduce(f64::min) else {
             return (now, complete);
         };
-        now += least / rate;
-        running.iter_mut().for_each(|(left, _)| *left -= least);
-        let (done, rest): (Vec<_>, Vec<_>) = running.into_iter().partition(|(left, _)| *left <= 0.0);
+        let until_round = if jobs < most { next_round - now } else { f64::MAX };
+        let step = least.min(until_round);
+        now += step;
+        running.iter_mut().for_each(|(left, _)| *left -= step * rate);
+        let (done, rest): (Vec<_>, Vec<_>) = running.into_iter().partition(|(left, _)| *left <= 0.5);
         running = rest;
         for (_, job) in done {
+            answers += 1;
             queue.placed(&job, Placed::Uploaded);
             let waits = waiting.get_mut(&job.need.groups[0]).unwrap();
             *waits -= 1;
@@ -251,18 +268,10 @@ fn simulate(mix: &Mix, jobs: usize, lines: usize) -> (f64, Vec<f64>) {
                 complete.push(now);
             }
         }
+        if jobs < most && (answers >= jobs || now >= next_round) {
+            (jobs, answers, next_round) = ((jobs * 2).max(16).min(most), 0, now + line.round);
+        }
     }
-}
-
-/// Returns the duration of a run that always sends the largest blob first.
-fn largest_first(mix: &Mix, lines: usize) -> f64 {
-    let mut sizes: Vec<u64> = mix.iter().flatten().map(|size| size << 20).collect();
-    sizes.sort_unstable_by_key(|size| std::cmp::Reverse(*size));
-    let mut lines = vec![0; lines];
-    for size in sizes {
-        *lines.iter_mut().min().unwrap() += size;
-    }
-    lines.into_iter().max().unwrap() as f64
 }
 
 #[test]
@@ -284,37 +293,48 @@ fn images_become_complete_during_the_whole_run_which_takes_no_longer() {
         ("two huge", with(mixed(50), &[4000, 4000])),
         ("a few large", with(vec![vec![10, 2]; 45], &[1000, 900, 800, 700, 600])),
         ("growing", (1..=50).map(|n| vec![n * 4, n]).collect()),
+        ("many mixed", mixed(200)),
+        ("many growing", (1..=200).map(|n| vec![n, n / 4 + 1]).collect()),
+        ("many small", vec![vec![2, 1]; 200]),
     ];
     for (name, mix) in &mixes {
-        for jobs in [1, 2, 3, 6, 16, 32] {
-            for is_shared in [true, false] {
-                let lines = if is_shared { 1 } else { jobs };
-                let (wall, complete) = simulate(mix, jobs, lines);
-                let best = largest_first(mix, lines);
-                let by = |part: f64| {
-                    let count = complete.iter().filter(|at| **at <= wall * part).count();
-                    count as f64 / mix.len() as f64
-                };
-                let case = format!(
-                    "{name}, {jobs} jobs, shared {is_shared}: wall {:.3}, complete {:.2} {:.2} {:.2} {:.2}",
-                    wall / best,
-                    by(0.25),
-                    by(0.5),
-                    by(0.75),
-                    by(0.9)
-                );
-                // No simple order fills a few separate lines evenly, or many lines with a few blobs each.
-                let most = if jobs == 6 { 1.05 } else { 1.2 };
-                assert!(jobs == 32 && !is_shared || wall <= best * most, "{case}");
+        let mix: Mix = mix
+            .iter()
+            .map(|sizes| sizes.iter().map(|size| size << 20).collect())
+            .collect();
+        // Within one image, the largest blob goes first.
+        let together = [mix.concat()];
+        let fixed = [1, 2, 3, 4, 6, 8, 16, 32, 64].map(|jobs| ((jobs, jobs), jobs, 0));
+        let shared = [2, 6, 16, 32, 64].map(|jobs| ((jobs, jobs), 1, 0));
+        let growing = [5, 20, 100, 500].map(|round| ((6, 64), 64, round));
+        for (jobs, full, round) in fixed.into_iter().chain(shared).chain(growing) {
+            let round = (round << 20) as f64;
+            let line = Line { jobs, full, round };
+            let (wall, complete) = simulate(&mix, line);
+            let (best, _) = simulate(&together, line);
+            let by = |part: f64| {
+                let count = complete.iter().filter(|at| **at <= wall * part).count();
+                count as f64 / mix.len() as f64
+            };
+            let case = format!(
+                "{name}, jobs {jobs:?}, {full} as fast as one, round {round}: wall {:.3}, complete {:.2} {:.2} {:.2} {:.2} {:.2}",
+                wall / best,
+                by(0.25),
+                by(0.5),
+                by(0.6),
+                by(0.75),
+                by(0.9)
+            );
+            assert!(wall <= best * 1.05, "{case}");
+            let soon = match jobs {
+                (6, 6) => by(0.25) >= 0.15 && by(0.5) >= 0.4 && by(0.75) >= 0.65,
+                (16, 16) => by(0.5) >= 0.3 && by(0.75) >= 0.5 && by(0.9) >= 0.6,
                 // Of many equal bodies on one line, all end together.
-                let soon = match jobs {
-                    6 => by(0.25) >= 0.15 && by(0.5) >= 0.4 && by(0.75) >= 0.65,
-                    16 => by(0.5) >= 0.3 && by(0.75) >= 0.55 && by(0.9) >= 0.7,
-                    32 if is_shared => by(0.75) >= 0.4 && by(0.9) >= 0.55,
-                    _ => true,
-                };
-                assert!(soon, "{case}");
-            }
+                (32, 32) if full == 1 => by(0.75) >= 0.3 && by(0.9) >= 0.4,
+                (count, most) if count == most && mix.len() >= 6 * count => by(0.25) >= 0.15 && by(0.5) >= 0.3,
+                _ => true,
+            };
+            assert!(soon, "{case}");
         }
     }
 }

@@ -150,7 +150,9 @@ impl Discovery {
         // The first platform comes next: a registry may have signatures of platforms alone.
         let root = tree.original.root.digest();
         let first = tree.kept.iter().find(|kept| kept.platform != ATTESTATION);
-        if let Some(first) = first {
+        if let Some(first) = first
+            && self.referrers.samples_platform(repository.registry.host())
+        {
             let found = self.referrers_of(fetcher, repository, &first.digest, true).await;
             found.map_err(unreadable)?;
         }

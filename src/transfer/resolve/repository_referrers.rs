@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::{try_join, try_join_all};
 use futures_util::stream::{self, StreamExt};
@@ -32,6 +32,11 @@ const TAG: u64 = 64;
 /// Memory in bytes that a referrer takes that is left out.
 const LEFT_OUT: u64 = 512;
 
+/// Images of a host whose first platform is a sample, as long as no list of tags of the host lacks a tag. Whether lists lack
+/// tags depends on the kind of the registry, so that a few images show it; for all images it costs a third of the wall time of
+/// an export of small images.
+const SAMPLED_PLATFORMS: usize = 16;
+
 /// Requests the referrers of manifests and remembers the answers of each repository.
 #[derive(Debug)]
 pub(super) struct RepositoryReferrers {
@@ -40,12 +45,22 @@ pub(super) struct RepositoryReferrers {
     permits: Semaphore,
     jobs: usize,
     repositories: Mutex<HashMap<RepositoryKey, Arc<KnownRepository>>>,
+    hosts: Mutex<HashMap<String, Arc<TagLists>>>,
     /// Set when the images that did not fit into the memory budget are resolved once more, one by one.
     is_alone: AtomicBool,
 }
 
 /// A search for referrers, which all who ask for the same subject wait for.
 type Search = Arc<OnceCell<FoundList>>;
+
+/// What is known of the lists of tags of one host.
+#[derive(Debug, Default)]
+struct TagLists {
+    /// Images whose first platform was a sample.
+    sampled_platforms: AtomicUsize,
+    /// Set when a tag exists that a list lacks.
+    lack_tags: AtomicBool,
+}
 
 /// Cached answers of one repository.
 #[derive(Debug, Default)]
@@ -69,7 +84,7 @@ pub(super) type FoundList = Arc<[Found]>;
 pub(super) struct Subject<'a> {
     pub(super) digest: &'a Digest,
     /// Whether the tags of the manifest are requested one by one even if the list of tags lacks them, to find an incomplete
-    /// list. The samples of an image are its root and its first platform.
+    /// list. The samples of an image are its root and its first platform; the latter for the first images of most hosts only.
     pub(super) is_sample: bool,
 }
 
@@ -80,6 +95,7 @@ impl RepositoryReferrers {
             permits: Semaphore::new((jobs * 2).saturating_sub(3).max(1)),
             jobs: jobs.max(1),
             repositories: Mutex::default(),
+            hosts: Mutex::default(),
             is_alone: AtomicBool::new(false),
         }
     }
@@ -107,6 +123,17 @@ impl RepositoryReferrers {
         let key = (repository.registry.host().to_owned(), repository.name.clone());
         let mut repositories = self.repositories.lock();
         repositories.entry(key).or_default().clone()
+    }
+
+    fn tag_lists(&self, host: &str) -> Arc<TagLists> {
+        self.hosts.lock().entry(host.to_owned()).or_default().clone()
+    }
+
+    /// Returns whether the first platform of one more image of a host is a sample.
+    pub(super) fn samples_platform(&self, host: &str) -> bool {
+        let lists = self.tag_lists(host);
+        lists.sampled_platforms.fetch_add(1, Ordering::Relaxed) < SAMPLED_PLATFORMS
+            || lists.lack_tags.load(Ordering::Relaxed)
     }
 
     /// Finds the referrers of one manifest. Each repository is asked once for each subject.
@@ -372,6 +399,7 @@ impl RepositoryReferrers {
         };
         if is_listed == Some(false) && !matches!(content, TagContent::Nothing) {
             known.lacks_tags.store(true, Ordering::Relaxed);
+            self.tag_lists(registry.host()).lack_tags.store(true, Ordering::Relaxed);
         }
         Ok(content)
     }

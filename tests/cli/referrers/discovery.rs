@@ -8,7 +8,7 @@ use super::super::support::layout::Tar;
 use super::super::support::{Action, Canned, Double, When};
 use super::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, cli, list, listed, names, refer, registry, signed, tag_of};
 
-fn answer(media_type: &str, body: &str) -> Action {
+pub(super) fn answer(media_type: &str, body: &str) -> Action {
     let canned = Canned {
         status: 200,
         body: body.as_bytes().to_vec(),

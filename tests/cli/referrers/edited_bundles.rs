@@ -438,3 +438,52 @@ fn write_raw_names(cli: &Cli, members: &[(String, Vec<u8>)], names: &[&str]) {
     add(&mut builder, &last.0, &last.1);
     builder.finish().unwrap();
 }
+
+#[test]
+fn a_signature_under_another_name_than_the_record_states_is_a_fault_and_no_image() {
+    let (cli, source) = (cli(), registry(true));
+    signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let key = "org.opencontainers.image.ref.name";
+    let is_signature = |entry: &&Value| {
+        entry["annotations"][key]
+            .as_str()
+            .is_some_and(|name| name.ends_with(".sig"))
+    };
+    let entries = bundle.json("index.json")["manifests"].as_array().unwrap().clone();
+    let name = entries.iter().find(is_signature).unwrap()["annotations"][key]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // One bit in a digit of the tag, in its suffix and in the repository: an image, another attachment, another place.
+    let digits = name.rfind(':').unwrap() + 10;
+    for (at, bit) in [
+        (digits, 0x40),
+        (name.len() - 1, 0x02),
+        (name.find("team").unwrap(), 0x01),
+    ] {
+        let mut wrong = name.clone().into_bytes();
+        wrong[at] ^= bit;
+        let wrong = String::from_utf8(wrong).unwrap();
+        edit(&bundle, &cli.path("e.tar"), "index.json", |index| {
+            let entries = index["manifests"].as_array_mut().unwrap().iter_mut();
+            let mut signatures = entries.filter(|entry| is_signature(&&**entry));
+            signatures.next().unwrap()["annotations"][key] = json!(wrong);
+        });
+        let found = verified(&cli, &["e.tar"], 5);
+        assert_eq!(faults(&found).len(), 1, "{wrong}: {found}");
+        assert!(found.to_string().contains(&name), "{wrong}: {found}");
+        let target = registry(true);
+        let said = cli.run(&["import", "e.tar", "-d", &target.host()]);
+        assert_ne!(said.code, Some(0), "{wrong}: {}", said.everything());
+        let tags: Vec<String> = super::puts(&target)
+            .into_iter()
+            .filter(|path| !path.contains("/sha256:"))
+            .collect();
+        assert!(
+            tags.iter().all(|path| path.ends_with("/team/app/manifests/1")),
+            "{wrong}: {tags:?}"
+        );
+    }
+}

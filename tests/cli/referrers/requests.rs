@@ -1,11 +1,14 @@
 //! The number of requests that referrers cost, as an exact table. Docker Hub counts each GET of a manifest as a pull,
 //! and no HEAD.
 
+use serde_json::json;
+
 use super::super::support::image::Style;
 use super::super::support::images::multi;
 use super::super::support::log::Entry;
-use super::super::support::{Double, Options};
-use super::{cli, names, registry, signed, tag_of};
+use super::super::support::{Double, Options, When};
+use super::discovery::answer;
+use super::{beside, cli, names, registry, signed, tag_of};
 
 /// Numbers of requests: for lists of referrers, for the list of tags, HEADs of tags made of a digest, and GETs of
 /// manifests other than those of the image.
@@ -127,5 +130,30 @@ fn what_belongs_to_an_image_is_put_once_and_nothing_the_second_time() {
         target.forget_requests();
         cli.succeed(&["import", "b.tar", "-d", &target.host()]);
         assert!(super::puts_nothing(&target), "{}", target.transcript());
+    }
+}
+
+#[test]
+fn the_first_platforms_of_some_images_show_whether_lists_lack_tags() {
+    let image = multi(Style::Oci, &["linux/amd64", "linux/arm64"], "many");
+    // Four tags of each index, and four of the first platform of 16 images, or of all. Where the list is found to lack a tag,
+    // twelve more: those of the first platform once more, of the second one, and of the signature.
+    for (is_hidden, heads) in [(false, 20 * 4 + 16 * 4), (true, 20 * 8 + 12)] {
+        let (cli, source) = (cli(), registry(false));
+        let host = source.host();
+        let mut names: Vec<String> = (0..20).map(|number| format!("{host}/team/app{number}:1")).collect();
+        for number in 0..20 {
+            image.push(&source, &format!("team/app{number}"), "1");
+        }
+        if is_hidden {
+            beside(&source, "team/app0", &image.below[0], "sig", "of a platform");
+            let list = json!({"name": "team/app0", "tags": ["1"]}).to_string();
+            source.add_fault(When::get("/team/app0/tags/list"), answer("application/json", &list));
+        }
+        // The image with the hidden tag is the first that is resolved.
+        names.splice(0..0, ["export", "-o", "b.tar", "--jobs", "1"].map(str::to_owned));
+        let arguments: Vec<&str> = names.iter().map(String::as_str).collect();
+        cli.succeed(&arguments);
+        assert_eq!(row(&source, &image)[2], heads, "{}", source.transcript());
     }
 }

@@ -155,3 +155,31 @@ fn a_comparison_lists_the_referrers_that_came_went_and_were_made_anew() {
     let (_, changed) = compare("bare.tar", "new.tar");
     assert_eq!(changed[0]["referrersAdded"].as_array().unwrap().len(), 3, "{changed}");
 }
+
+#[test]
+fn a_referrer_belongs_to_the_repository_that_has_it_and_not_to_another_one_with_the_same_image() {
+    let (cli, source) = (cli(), registry(true));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    for repository in ["team/one", "team/two"] {
+        image.push(&source, repository, "1");
+    }
+    let signature = refer(&source, "team/one", &image.root, BUNDLE, "signature");
+    let [one, two] = ["one", "two"].map(|name| format!("{}/team/{name}:1", source.host()));
+    cli.succeed(&["export", &one, &two, "-o", "b.tar"]);
+    let shown: Value = serde_json::from_str(&cli.succeed(&["inspect", "b.tar", "--json"]).stdout).unwrap();
+    let counts = [0, 1].map(|at| shown["images"][at]["referrers"].as_array().map_or(0, Vec::len));
+    assert_eq!(counts, [1, 0], "{shown}");
+    // An import pushes what a one-step mirror pushes.
+    let (imported, mirrored) = (registry(true), registry(true));
+    cli.succeed(&["import", "b.tar", "-d", &imported.host()]);
+    cli.succeed(&["-d", &mirrored.host(), &one, &two]);
+    for target in [imported, mirrored] {
+        let there = ["team/one", "team/two"].map(|name| target.manifest(name, &signature.digest).is_some());
+        assert_eq!(there, [true, false], "{}", target.transcript());
+    }
+    // The lock of the bundle makes the same bundle.
+    cli.succeed(&["inspect", "b.tar", "--lock", "b.lock"]);
+    cli.succeed(&["export", "--lock", "b.lock", "-o", "again.tar"]);
+    let [first, again] = ["b.tar", "again.tar"].map(|name| std::fs::read(cli.path(name)).unwrap());
+    assert!(first == again);
+}

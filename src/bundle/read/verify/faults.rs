@@ -215,7 +215,7 @@ impl<'a> Faults<'a> {
         self.remade.insert(digest.clone());
     }
 
-    /// Counts a missing manifest: what it lists is unknown.
+    /// Counts a damaged or missing manifest: what it lists is unknown.
     pub(super) fn unread(&mut self, digest: &Digest) {
         if self.unread.contains(digest) || self.budget.take(FAULT).is_ok() {
             self.unread.insert(digest.clone());

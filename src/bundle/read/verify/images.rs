@@ -356,10 +356,13 @@ impl Check<'_, '_> {
         let bundle = self.bundle;
         let Roots {
             mut open,
+            mut kept,
             dropped,
             may_be_sparse,
             needs_configs,
         } = roots;
+        let tops: HashSet<Digest> = open.iter().map(|(digest, ..)| digest.clone()).collect();
+        let states_children = kept.iter().any(|kept| !tops.contains(kept));
         let (mut seen, mut explained) = (HashSet::new(), false);
         while let Some((digest, size, media_type)) = open.pop() {
             if !seen.insert(digest.clone()) || seen.len() > MAX_NODES {
@@ -367,8 +370,10 @@ impl Check<'_, '_> {
             }
             self.note_owner(&digest, user);
             if !self.blob(&digest, size, user) {
-                if self.size_of(&digest).is_none() && !self.made_here.contains(&digest) {
-                    self.faults.unread(&digest);
+                match tops.contains(&digest) && states_children {
+                    true => open.extend(kept.drain(..).map(|kept| (kept, None, String::new()))),
+                    false if self.made_here.contains(&digest) => {}
+                    false => self.faults.unread(&digest),
                 }
                 explained = true;
                 continue;

@@ -28,7 +28,7 @@ pub struct Verification {
     pub warnings: Warnings,
     /// Blobs of images that are damaged or missing.
     pub wanted: WantList,
-    /// Number of missing manifests: what they list is unknown, and may be missing as well.
+    /// Number of damaged or missing manifests: what they list is unknown, and may be damaged or missing as well.
     pub unread_manifests: u64,
     /// Images that the bundles record as missing.
     pub missing: Vec<Missing>,

@@ -10,6 +10,8 @@ use crate::image::digest::Digest;
 pub(super) struct Roots<'a> {
     /// Digest, stated size and media type.
     pub(super) open: Vec<(Digest, Option<u64>, String)>,
+    /// Manifests of the platforms that the record states. They are surveyed in place of an index that cannot be read.
+    pub(super) kept: Vec<Digest>,
     pub(super) dropped: HashSet<&'a Digest>,
     pub(super) may_be_sparse: bool,
     /// Whether configs have to be readable: the platforms of an image are read from its configs.
@@ -28,6 +30,11 @@ impl<'a> Roots<'a> {
         let own = (root.digest.clone(), Some(root.size), root.media_type.clone());
         Self {
             open: std::iter::once(own).chain(both).collect(),
+            kept: record
+                .into_iter()
+                .flat_map(|record| &record.kept)
+                .map(|kept| kept.digest.clone())
+                .collect(),
             dropped: dropped.map(|dropped| &dropped.digest).collect(),
             may_be_sparse: image.may_be_sparse,
             needs_configs: true,
@@ -37,6 +44,7 @@ impl<'a> Roots<'a> {
     pub(super) fn of_referrer(root: &Descriptor) -> Self {
         Self {
             open: vec![(root.digest.clone(), Some(root.size), root.media_type.clone())],
+            kept: Vec::new(),
             dropped: HashSet::new(),
             may_be_sparse: false,
             needs_configs: false,

@@ -2,6 +2,7 @@
 //! Imported together with a damaged bundle, a supplement provides the blobs that the bundle lacks.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -22,14 +23,13 @@ use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
 use crate::text::{few_with, quote};
 use crate::transfer::export::file::supplement::SupplementFile;
-use crate::transfer::export::request::{Compression, Output, Reused, SupplementRequest};
+use crate::transfer::export::request::{Compression, Output, SupplementRequest, WrittenSupplement};
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::{Repository, Sources};
 
-/// Fetches the blobs of a want-list and writes them into one file or pipe. Returns what came from earlier bundles, and the SHA-256
-/// of the output if it is known.
+/// Fetches the blobs of a want-list and writes them into one file or pipe.
 /// The blobs come from earlier bundles or from the registries of their images. Nothing is written unless all blobs are
-/// available.
+/// available, or the request allows that some are missing and one is available.
 ///
 /// # Errors
 /// [`Kind::NotFound`], with the lines of the list, if registries no longer have some blobs; otherwise the errors of an
@@ -39,7 +39,7 @@ pub async fn supplement(
     request: SupplementRequest,
     registries: &Registries,
     progress: &Progress,
-) -> Result<(Reused, Option<Digest>)> {
+) -> Result<WrittenSupplement> {
     let is_plain = request.compression == Compression::None;
     if let Output::File { path, force, .. } = &request.output {
         occupied::check(path, *force, &request.list).await?;
@@ -57,6 +57,8 @@ pub async fn supplement(
     }
     let found: Vec<Result<Found>> = stream::iter(look).buffered(request.jobs.max(1)).collect().await;
     let (mut blobs, mut known, mut wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
+    // A list that is exported without some blobs has another plan than the whole list, so an unfinished file is not its own.
+    let mut identity = list.to_text();
     for (wanted, found) in list.blobs().zip(found) {
         match found {
             Ok(Found::Blob(blob)) => blobs.push(blob),
@@ -66,29 +68,43 @@ pub async fn supplement(
             }
             Err(error) => {
                 let line = list.line_of(&wanted.digest).unwrap_or_default();
+                let _ = writeln!(identity, "without line {line}");
                 wrong.push(error.context(format!("line {line}")));
             }
         }
     }
     if let Some(first) = wrong.first() {
         let all = few_with(wrong.iter().map(Error::full), "; ");
-        let error = Error::new(first.kind(), format!("`{}`: {all}", quote(&request.list)));
-        return Err(match first.hint() {
-            Some(hint) => error.with_hint(hint),
-            None => error,
-        });
+        let what = format!("`{}`: {all}", quote(&request.list));
+        let are_gone = wrong.iter().all(|error| error.kind() == Kind::NotFound);
+        match request.allow_partial && are_gone && !blobs.is_empty() {
+            true => progress.warn(what),
+            false => {
+                let error = Error::new(first.kind(), what);
+                return Err(match first.hint() {
+                    Some(hint) => error.with_hint(hint),
+                    None => error,
+                });
+            }
+        }
     }
+    let missing = wrong.len();
     let plan = Plan::from_blobs(blobs)?;
     if let (Output::File { path, force, fresh }, true) = (&request.output, is_plain) {
         let file = SupplementFile {
-            identity: (Digest::sha256(list.to_text().as_bytes()), "a want-list".to_owned()),
+            identity: (Digest::sha256(identity.as_bytes()), "a want-list".to_owned()),
             plan,
             known,
             sources: Sources::from_blobs(sources),
             earlier,
             jobs: request.jobs.max(1),
         };
-        return file.write(path, (*force, *fresh), progress).await;
+        let (reused, sha256) = file.write(path, (*force, *fresh), progress).await?;
+        return Ok(WrittenSupplement {
+            reused,
+            sha256,
+            missing,
+        });
     }
     progress.emit(plan.planned(0, &HashMap::new()));
     let sink: Box<dyn Write + Send> = match (request.output, &target) {
@@ -115,7 +131,11 @@ pub async fn supplement(
     if let Some((unfinished, force)) = target {
         unfinished.commit(force).await?;
     }
-    Ok((prefetcher.reused(), sha256))
+    Ok(WrittenSupplement {
+        reused: prefetcher.reused(),
+        sha256,
+        missing,
+    })
 }
 
 /// A wanted digest, by the kind of its source.
@@ -129,7 +149,7 @@ enum Found {
 /// Finds the kind of source that has a wanted digest.
 async fn find(wanted: &WantedBlob, repository: Repository, earlier: &Earlier) -> Result<Found> {
     let digest = &wanted.digest;
-    if let Some(size) = wanted.size {
+    if let Some(size) = wanted.size.or_else(|| earlier.size_of(digest)) {
         let blob = Descriptor {
             media_type: String::new(),
             digest: digest.clone(),
@@ -159,8 +179,8 @@ async fn find(wanted: &WantedBlob, repository: Repository, earlier: &Earlier) ->
         Err(error) if error.kind() == Kind::NotFound => {
             let what = format!("`{}` no longer has {digest}", wanted.reference.name());
             Err(Error::new(Kind::NotFound, what).with_hint(
-                "take it from an earlier bundle with `--reuse`; no registry has an index that was made smaller when the bundle \
-                 was written: export that image again",
+                "take it from an earlier bundle with `--reuse`, or fetch the others with `--allow-partial`; no registry has an index \
+                 that was made smaller when the bundle was written: export that image again",
             ))
         }
         Err(error) => Err(error),
