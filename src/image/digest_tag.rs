@@ -18,6 +18,12 @@ use crate::error::{Error, Kind, Result};
 /// Suffix of [`Digest::image_tag`].
 const IMAGE: &str = "-image";
 
+/// Returns whether a name states a digest, itself or by its tag.
+pub(crate) fn states_digest(name: &Reference) -> bool {
+    let by_tag = |tag: &str| is_referrers_tag(tag.strip_suffix(IMAGE).unwrap_or(tag));
+    name.digest().is_some() || name.tag().is_some_and(by_tag)
+}
+
 /// Checks the tag in a name, if the tag states a digest.
 ///
 /// `known` are the digests that the tag may state: those of the root, and of the index from which the root was filtered.

@@ -7,6 +7,7 @@ use super::broken::BrokenImage;
 use super::contents::BundledImage;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
+use crate::image::digest_tag::states_digest;
 use crate::image::reference::Reference;
 use crate::text::{few, quote};
 
@@ -154,6 +155,17 @@ impl<'a> NameOverrides<'a> {
             let broken = broken.iter().filter_map(|image| image.name.as_ref());
             images.iter().map(|image| &image.name).chain(broken)
         };
+        for given in self.names.iter().filter(|given| states_digest(&given.name)) {
+            let is_false = |image: &&BrokenImage| {
+                image.error.kind() == Kind::Integrity && image.name.as_ref() == Some(&given.name)
+            };
+            if let Some(image) = broken.iter().filter(|image| image.is_misnamed).find(is_false) {
+                let error = Error::clone(&image.error).with_kind(Kind::Usage);
+                return Err(error
+                    .context(format!("`--name {given}`"))
+                    .with_hint("give the digest that the image has, or a name without a digest"));
+            }
+        }
         for (given, used) in self.names.iter().zip(&self.used) {
             let repository = |name: &Reference| (name.host().to_owned(), name.repository().to_owned());
             let is_used = match given.which {

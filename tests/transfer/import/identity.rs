@@ -127,7 +127,6 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
             layout.entries.push(with(evil, json!({ "annotations": annotations })));
         })
     };
-    let given = |layout: &mut Layout, evil: Value| layout.entries.push(evil);
     let option = |which: &str, name: &str| vec!["--name".to_owned(), format!("{which}{name}")];
     let cases: Vec<(&str, Vec<u8>, Vec<String>)> = vec![
         ("by digest alone", named(&pinned), vec![]),
@@ -171,8 +170,6 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
             signature(&|_| real.to_string(), json!({"kind": "dev.cosignproject.cosign/sigs"})),
             vec![],
         ),
-        ("by --name", layout(given), option("", &both)),
-        ("by --name for a place", layout(given), option("@1=", &pinned)),
         ("by the tag of an image without a tag", named(&tagged), vec![]),
         (
             "by this tag in containerd's annotation",
@@ -216,6 +213,32 @@ fn a_name_with_the_digest_of_another_image_fails_alone_wherever_it_stands() {
             assert!(tags(&registry, "library/alpine").is_empty(), "{everything}");
             assert_eq!(tags(&registry, "test/good").len(), 1, "{everything}");
             assert_eq!(incomplete(&registry, "test/good", "1", false), Ok(()), "{everything}");
+        }
+    }
+}
+
+#[test]
+fn a_name_of_the_user_with_another_digest_is_a_wrong_command_line() {
+    let given = |layout: &mut Layout, evil: Value| layout.entries.push(evil);
+    let real = real();
+    let cli = cli();
+    for name in [
+        format!("quay.io/test/x:1@{real}"),
+        format!("@1=quay.io/test/x@{real}"),
+        format!("@1=quay.io/test/x:{}", real.image_tag()),
+        format!("@1=quay.io/test/x:{}", real.referrers_tag()),
+    ] {
+        for way in WAYS {
+            let registry = Double::new();
+            import(&cli, way, &layout(given), &registry, &["--name", &name])
+                .expect_code(2)
+                .says(&[
+                    "--name ",
+                    "image @1",
+                    "its digest is sha256:",
+                    "a name without a digest",
+                ]);
+            assert!(registry.requests().is_empty(), "{way}: {}", registry.transcript());
         }
     }
 }
