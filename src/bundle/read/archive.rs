@@ -13,6 +13,7 @@ use super::scan::{End, Member, MemberKind, Scanner, is_cut_off};
 use super::source::{Extent, Source};
 use super::store::Store;
 use super::tar_faults::{TarFault, TarFaults};
+use super::walk::{FOLLOW_LINKS, NO_FILE, unreadable_hint};
 use crate::error::{Error, Kind, Result};
 use crate::files::{Folder, encoding};
 use crate::image::budget::Held;
@@ -32,10 +33,6 @@ pub(super) const TRAILER: usize = 64 << 10;
 
 /// Maximum number of links in a chain; a longer chain is treated as a loop.
 const MAX_LINKS: usize = 8;
-
-/// Hint for links that lead out of an archive.
-pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
-     archive it so (`tar -chf FILE -C FOLDER .`)";
 
 /// The members of an archive except its blobs, which are in the [`Store`] that all archives share.
 #[derive(Debug)]
@@ -180,7 +177,7 @@ impl Archive {
                     kind if kind.is_file() => entry.metadata().map_err(io::Error::from),
                     // The link must lead to a file beneath the folder; later reads accept only the same file.
                     kind if kind.is_symlink() => folder.open_beneath(relative).and_then(|file| file.metadata()),
-                    _ => Err(io::Error::other("it is neither a file nor a folder")),
+                    _ => Err(io::Error::other(NO_FILE)),
                 };
                 match metadata {
                     Ok(metadata) => {
@@ -390,7 +387,7 @@ impl Archive {
             None => Ok(()),
             Some((name, why)) => {
                 let what = format!("`{}`: member `{name}`: {why}", quote(&self.label));
-                Err(Error::new(Kind::Malformed, what).with_hint(FOLLOW_LINKS))
+                Err(Error::new(Kind::Malformed, what).with_hint(unreadable_hint(why)))
             }
         }
     }

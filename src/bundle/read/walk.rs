@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::archive::FOLLOW_LINKS;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -18,6 +17,21 @@ use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::select::{Graph, Need, SelectResult, Selection, check_child, select};
 use crate::image::tree::LeftOut;
 use crate::text::{LISTED, few, few_with};
+
+/// Hint for links that lead out of an archive.
+pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
+     archive it so (`tar -chf FILE -C FOLDER .`)";
+
+/// Why a named pipe, a socket or a device in a folder is not read.
+pub(super) const NO_FILE: &str = "it is neither a file nor a folder";
+
+/// Returns the hint for members that cannot be read, for these reasons.
+pub(super) fn unreadable_hint(why: &str) -> &'static str {
+    match why.contains(NO_FILE) {
+        true => "a folder of images has only files and folders in it: copy it again, or have it made again",
+        false => FOLLOW_LINKS,
+    }
+}
 
 /// Maximum total size in bytes of the image configs that are kept;
 /// further configs are checked and dropped.
@@ -252,7 +266,8 @@ impl<'a> Walk<'a> {
     pub(super) fn problems(&self) -> Result<()> {
         if !self.refused.is_empty() {
             let why = few_with(self.refused.values(), "; ");
-            return Err(Error::new(Kind::Malformed, why).with_hint(FOLLOW_LINKS));
+            let hint = unreadable_hint(&why);
+            return Err(Error::new(Kind::Malformed, why).with_hint(hint));
         }
         if !self.missing.is_empty() {
             let count = self.missing.len();
