@@ -36,7 +36,7 @@ def arguments():
         dest="scenarios",
         choices=["base", "small", "delayed", "huge", "shared", "memory", "unchanged", "referrers", "export", "import", "verify", "inspect", "want", *pacing.NAMES],
         metavar="NAME",
-        help="only this table (repeatable); for kill: export or import",
+        help=f"only this table (repeatable); for kill: export or import; for pace: {', '.join(pacing.NAMES)}",
     )
     parser.add_argument(
         "--tool",
@@ -46,6 +46,7 @@ def arguments():
         metavar="WORD",
         help="only tools with this in their name (repeatable); for pace and chart: export, import or one-step",
     )
+    parser.add_argument("--peers", action="store_true", help="for pace: the other tools over the same lines, once each")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills per direction (default 50)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="for the moments of the kills (default 1)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="corpora and runs (default: target/bench)")

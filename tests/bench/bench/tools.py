@@ -52,6 +52,15 @@ class Tool:
         """The steps that send what `export` wrote to `job.host` under `mirror/`."""
         raise NotImplementedError
 
+    def copy(self, job, target):
+        """The steps that copy the images of the corpus from one registry to another, under `mirror/` there."""
+        raise NotImplementedError
+
+    def pairs(self, job, target):
+        """The two names of each image for `copy`."""
+        names = (f"{image.repository}:{image.tag}" for image in job.corpus.images)
+        return [(f"{job.host}/{name}", f"{target}/mirror/{name}") for name in names]
+
     def prepare(self, job):
         """What is done before the clock starts."""
 
@@ -118,6 +127,13 @@ class Skopeo(Tool):
             for image in job.corpus.images
         ]
 
+    def copy(self, job, target):
+        flags = ["--src-tls-verify=false", "--dest-tls-verify=false"]
+        return [
+            [*self.start(job), *flags, f"docker://{source}", f"docker://{name}"]
+            for source, name in self.pairs(job, target)
+        ]
+
 
 class Crane(Tool):
     name = "crane pull --format=oci, tar"
@@ -149,6 +165,9 @@ class Crane(Tool):
             steps.append([self.path(), "push", "--insecure", folder, reference])
             steps.append(["rm", "-r", folder])
         return steps
+
+    def copy(self, job, target):
+        return [[self.path(), "copy", "--insecure", source, name] for source, name in self.pairs(job, target)]
 
 
 class Regctl(Tool):
@@ -184,6 +203,10 @@ class Regctl(Tool):
             ]
             for image in job.corpus.images
         ]
+
+    def copy(self, job, target):
+        start = [self.path(), "--host", f"reg={job.host},tls=disabled", "--host", f"reg={target},tls=disabled"]
+        return [[*start, "image", "copy", source, name] for source, name in self.pairs(job, target)]
 
 
 class Oras(Tool):
@@ -222,6 +245,10 @@ class Oras(Tool):
             ]
             for image in job.corpus.images
         ]
+
+    def copy(self, job, target):
+        start = [self.path(), "cp", "--from-plain-http", "--to-plain-http", "--no-tty"]
+        return [[*start, source, name] for source, name in self.pairs(job, target)]
 
 
 class Floor(Tool):
@@ -291,6 +318,7 @@ class SyncedFloor(Floor):
     synced = True
 
 
+PEERS = [Skopeo(), Crane(), Regctl(), Oras()]
 EXPORTERS = [DockerMirror(), Skopeo(), Crane(), Regctl(), Oras(), Floor(), SyncedFloor()]
 IMPORTERS = [DockerMirror(), Skopeo(), Crane(), Regctl(), Oras(), Floor()]
 for importer in IMPORTERS:
