@@ -149,7 +149,8 @@ fn roots_by_config(store: &Store, images: &[BundledImage]) -> HashMap<Digest, De
     by_config
 }
 
-/// Returns the names of an item that the index gives to no image, if the index gives another name of the item to this image.
+/// Returns the names of an item that the index does not have. Empty unless the index lists this image under another name of the
+/// item.
 fn other_names(item: &Item, root: &Digest, taken: &HashMap<&Reference, Option<&Digest>>) -> Vec<Reference> {
     let names = item.names().0;
     match names.iter().any(|name| taken.get(name) == Some(&Some(root))) {
