@@ -9,7 +9,6 @@ mod unfinished;
 mod writer;
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::sync::Arc;
 
 use super::request::{Exported, Output, Report, Request};
@@ -17,14 +16,13 @@ use super::resolved::{Resolved, configs, unique, warn};
 use super::reuse::Earlier;
 use crate::bundle::partial::{Partial, check_output};
 use crate::bundle::plan::Plan;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::progress::{Progress, human_bytes};
 use crate::registry::Registries;
 use crate::transfer::resolve::Resolver;
 use crate::transfer::sources::Sources;
 use prefetch::Prefetcher;
 use unfinished::Unfinished;
-use writer::{PartialWriter, Writer};
 
 /// Exports into a pipe, or into a compressed file, which gets its final name when it is complete.
 pub(super) async fn export(request: Request, registries: &Registries, progress: &Progress) -> Result<Report> {
@@ -87,13 +85,8 @@ async fn write(
     }
     progress.emit(plan.planned(resolved.trees.len(), &HashMap::new()));
     let lock = resolved.lock(&request, &request.budget, progress);
-    let sink: Box<dyn Write + Send> = match (request.output, partial) {
-        (_, Some(partial)) => Box::new(PartialWriter::new(partial.clone())),
-        (Output::Pipe(pipe), None) => pipe,
-        (Output::File { .. }, None) => return Err(Error::internal("the output is not a pipe")),
-    };
     let sources = Sources::new(&resolved.trees, registries)?;
-    let prefetcher = Arc::new(Prefetcher {
+    let prefetcher = Prefetcher {
         sources,
         earlier,
         known: configs(&resolved.trees).into_iter().chain(attached).collect(),
@@ -101,11 +94,10 @@ async fn write(
         read_ahead: request.read_ahead,
         progress: progress.clone(),
         ..Prefetcher::default()
-    });
-    let writer = Writer::start(sink, request.compression)?;
-    let copied = prefetcher.clone().copy(&plan, &writer).await;
-    report.sha256 = writer.finish(copied).await?;
-    report.reused = prefetcher.reused();
+    };
+    (report.reused, report.sha256) = prefetcher
+        .write(&plan, request.output, partial, request.compression)
+        .await?;
     report.lock = lock;
     report.images = resolved.trees.iter().map(Exported::new).collect();
     report.failed = resolved.failed;

@@ -6,6 +6,7 @@
 //! connection or has to move to another registry, later blobs release their connections.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::writer::Writer;
+use super::writer::{PartialWriter, Writer};
+use crate::bundle::partial::Partial;
 use crate::bundle::plan::{Plan, TRAILER};
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -23,7 +25,7 @@ use crate::image::digest::Digest;
 use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
 use crate::registry::WithoutRange;
-use crate::transfer::export::request::Reused;
+use crate::transfer::export::request::{Compression, Output, Reused};
 use crate::transfer::export::reuse::Earlier;
 use crate::transfer::sources::{SourceReader, Sources};
 
@@ -60,16 +62,33 @@ pub(super) struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// Returns the number of blobs and bytes copied from earlier bundles so far.
-    pub(super) fn reused(&self) -> Reused {
-        *self.reused.lock()
+    /// Writes the whole bundle to `partial`, or else to the pipe. Returns what came from earlier bundles, and the digest of the
+    /// written bytes.
+    ///
+    /// # Errors
+    /// Errors of reading a blob, [`Kind::Integrity`] for a wrong digest, and errors of writing.
+    pub(super) async fn write(
+        self,
+        plan: &Plan,
+        output: Output,
+        partial: Option<&Arc<Partial>>,
+        compression: Compression,
+    ) -> Result<(Reused, Option<Digest>)> {
+        let sink: Box<dyn Write + Send> = match (output, partial) {
+            (_, Some(partial)) => Box::new(PartialWriter::new(partial.clone())),
+            (Output::Pipe(pipe), None) => pipe,
+            (Output::File { .. }, None) => return Err(Error::internal("the output is not a pipe")),
+        };
+        let prefetcher = Arc::new(self);
+        let writer = Writer::start(sink, compression)?;
+        let copied = prefetcher.clone().copy(plan, &writer).await;
+        let sha256 = writer.finish(copied).await?;
+        let reused = *prefetcher.reused.lock();
+        Ok((reused, sha256))
     }
 
     /// Sends the whole bundle to the writer, in order.
-    ///
-    /// # Errors
-    /// Errors of reading a blob, [`Kind::Integrity`] for a wrong digest, and errors of the writer.
-    pub(super) async fn copy(self: Arc<Self>, plan: &Plan, writer: &Writer) -> Result<()> {
+    async fn copy(self: Arc<Self>, plan: &Plan, writer: &Writer) -> Result<()> {
         let mut tasks = JoinSet::new();
         let mut ahead: VecDeque<(u64, mpsc::UnboundedReceiver<Piece>)> = VecDeque::new();
         // Sum of the buffer sizes of all blobs in `ahead`, in bytes.

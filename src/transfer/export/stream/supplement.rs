@@ -3,15 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::io::Write;
-use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
 
 use super::occupied;
 use super::prefetch::Prefetcher;
 use super::unfinished::Unfinished;
-use super::writer::{PartialWriter, Writer};
 use crate::bundle::plan::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
@@ -107,32 +104,27 @@ pub async fn supplement(
         });
     }
     progress.emit(plan.planned(0, &HashMap::new()));
-    let sink: Box<dyn Write + Send> = match (request.output, &target) {
-        (_, Some((unfinished, _))) => {
-            let partial = &unfinished.partial;
-            partial.reserve(plan.total(), &partial.file_system()?, human_bytes)?;
-            Box::new(PartialWriter::new(partial.clone()))
-        }
-        (Output::Pipe(pipe), None) => pipe,
-        (Output::File { .. }, None) => return Err(Error::internal("the output is not a pipe")),
-    };
-    let prefetcher = Arc::new(Prefetcher {
+    let partial = target.as_ref().map(|(unfinished, _)| &unfinished.partial);
+    if let Some(partial) = partial {
+        partial.reserve(plan.total(), &partial.file_system()?, human_bytes)?;
+    }
+    let prefetcher = Prefetcher {
         sources: Sources::from_blobs(sources),
-        earlier: earlier.clone(),
+        earlier,
         known,
         jobs: request.jobs.max(1),
         read_ahead: request.read_ahead,
         progress: progress.clone(),
         ..Prefetcher::default()
-    });
-    let writer = Writer::start(sink, request.compression)?;
-    let copied = prefetcher.clone().copy(&plan, &writer).await;
-    let sha256 = writer.finish(copied).await?;
+    };
+    let (reused, sha256) = prefetcher
+        .write(&plan, request.output, partial, request.compression)
+        .await?;
     if let Some((unfinished, force)) = target {
         unfinished.commit(force).await?;
     }
     Ok(WrittenSupplement {
-        reused: prefetcher.reused(),
+        reused,
         sha256,
         missing,
     })
