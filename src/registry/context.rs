@@ -294,7 +294,7 @@ impl Context {
             Error::new(Kind::Internal, format!("cannot make a client for `{host}`")).with_source(error.without_url())
         };
         let mut builder = reqwest::Client::builder()
-            .user_agent(options.user_agent())
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             // Redirects and retries follow this client's own rules: see `redirect.rs` and `retry.rs`.
             .redirect(reqwest::redirect::Policy::none())

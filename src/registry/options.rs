@@ -89,8 +89,6 @@ pub struct Options {
     pub upload_sessions: Option<PathBuf>,
     /// Accept a token server on a loopback or link-local address though the registry is elsewhere.
     pub any_token_server: bool,
-    /// Value of `User-Agent`; the crate's name and version by default.
-    pub user_agent: Option<String>,
     /// Signal of an interrupted run; running uploads may still finish.
     pub stop: Stop,
     /// Receiver of retries and warnings.
@@ -145,11 +143,5 @@ impl Options {
 
     pub(super) fn minimum_rate(&self) -> u64 {
         self.minimum_rate.unwrap_or(1024)
-    }
-
-    pub(super) fn user_agent(&self) -> &str {
-        self.user_agent
-            .as_deref()
-            .unwrap_or(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
     }
 }
