@@ -9,25 +9,16 @@ use serde_json::Value;
 
 use super::reports::Schema;
 use super::support::image::Style;
-use super::support::images::{helm_chart, linux_and_windows, nested, shared_base, small, with_foreign_layer};
+use super::support::images::{helm_chart, nested, shared_base, small, with_foreign_layer};
 use super::support::layout::{Tar, unpack, write_layout};
 use super::support::{Action, Double, When, referrers};
+use super::verify::exported_with;
 use super::{cli, source};
 use crate::support::Cli;
 use crate::support::cli::Output;
 
-/// Returns a user with a bundle of an index without one of its platforms, and of two images that share a layer.
 fn exported() -> (Cli, Double) {
-    let (cli, registry) = (cli(), Double::new());
-    linux_and_windows(Style::Oci).push(&registry, "a/multi", "1");
-    let [one, two] = &shared_base(2, 50_000)[..] else {
-        panic!()
-    };
-    one.push(&registry, "b/one", "1");
-    two.push(&registry, "b/two", "1");
-    let names = ["a/multi:1", "b/one:1", "b/two:1"].map(|name| format!("{}/{name}", registry.host()));
-    cli.succeed(&["export", &names[0], &names[1], &names[2], "-o", "b.tar"]);
-    (cli, registry)
+    exported_with(50_000)
 }
 
 fn json(output: &Output) -> Value {

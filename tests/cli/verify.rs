@@ -15,9 +15,14 @@ use crate::support::Cli;
 use crate::support::cli::Output;
 
 pub(super) fn exported() -> (Cli, Double) {
+    exported_with(3 << 20)
+}
+
+/// Returns a user with a bundle of an index without one of its platforms, and of two images that share a layer of this size.
+pub(super) fn exported_with(size: usize) -> (Cli, Double) {
     let (cli, registry) = (cli(), Double::new());
     linux_and_windows(Style::Oci).push(&registry, "a/multi", "1");
-    let [one, two] = &shared_base(2, 3 << 20)[..] else {
+    let [one, two] = &shared_base(2, size)[..] else {
         panic!()
     };
     one.push(&registry, "b/one", "1");

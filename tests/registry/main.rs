@@ -17,3 +17,12 @@ mod push;
 mod tls;
 mod trust;
 mod waits;
+
+/// Puts the image `a/b:1`, whose only blob is its config, onto a server.
+fn fill(server: &support::Double) {
+    let image = client::manifest(&client::layer(b"{}"), &[]);
+    server
+        .store()
+        .put_manifest("a/b", Some("1"), image.media_type(), image.bytes().clone());
+    server.store().put_blob("a/b", "{}");
+}

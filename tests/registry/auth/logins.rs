@@ -13,7 +13,7 @@ fn fill_all(server: &Double, names: &[String]) {
     let image = manifest(&layer(b"{}"), &[]);
     for name in names {
         let bytes = image.bytes().clone();
-        server.store().put_manifest(name, Some("1"), TYPE, bytes);
+        server.store().put_manifest(name, Some("1"), image.media_type(), bytes);
     }
 }
 

@@ -10,6 +10,7 @@ mod tokens;
 use std::sync::Arc;
 
 use crate::client::{Memory, Told, client, fetch, layer, logged_in, manifest, noise, tag, with, with_file};
+use crate::fill;
 use crate::support;
 use crate::support::auth::TokenService;
 use crate::support::fault::{Action, LocationForm, When};
@@ -21,22 +22,12 @@ use docker_mirror::{
 };
 use serde_json::json;
 
-const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-
 /// A server with this token service and one image `a/b:1`.
 fn server(service: TokenService) -> (Double, Arc<TokenService>) {
     let service = Arc::new(service);
     let server = Double::start(Options::default().auth(Auth::Bearer(service.clone())));
     fill(&server);
     (server, service)
-}
-
-fn fill(server: &Double) {
-    let image = manifest(&layer(b"{}"), &[]);
-    server
-        .store()
-        .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
-    server.store().put_blob("a/b", "{}");
 }
 
 /// A service that knows one user, and nobody else.

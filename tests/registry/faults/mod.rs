@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::client;
 use crate::client::{Memory, client, fetch, layer, manifest, noise, options, read, tag, with};
+use crate::fill;
 use crate::support::fault::{Action, Canned, When};
 use crate::support::tls::{Authority, ServerTls, self_signed, write_pem};
 use crate::support::{Auth, Double, End, Gate, Options};
@@ -18,20 +19,10 @@ use docker_mirror::{
     testing::{Presence, Registry, WithoutRange},
 };
 
-const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-
 fn server(options: Options) -> Double {
     let server = Double::start(options);
     fill(&server);
     server
-}
-
-fn fill(server: &Double) {
-    let image = manifest(&layer(b"{}"), &[]);
-    server
-        .store()
-        .put_manifest("a/b", Some("1"), TYPE, image.bytes().clone());
-    server.store().put_blob("a/b", "{}");
 }
 
 fn trusting(file: std::path::PathBuf) -> docker_mirror::Options {
