@@ -10,6 +10,7 @@ use super::context::Provenance;
 use super::scope::Scope;
 
 /// A request to a registry, which can be sent several times.
+#[derive(Clone)]
 pub(super) struct Call<'a> {
     /// Action in words, for errors: `cannot read manifest x of h/r`.
     pub(super) action: String,

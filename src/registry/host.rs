@@ -15,6 +15,7 @@ use super::breaker::Breaker;
 use super::call::Call;
 use super::challenge;
 use super::context::{Context, Provenance, Trust, same_origin};
+use super::head_sizes::HeadSizes;
 use super::limiter::Limiter;
 use super::limits::RateLimit;
 use super::proof::Proof;
@@ -56,6 +57,7 @@ pub(super) struct Host {
     pub(super) upload_profile: UploadProfile,
     /// Whether the host was seen to keep uploaded blobs.
     pub(super) proof: Proof,
+    pub(super) head_sizes: HeadSizes,
     pub(super) breaker: Breaker,
     /// Whether the host ever had what was asked for.
     pub(super) has_served: AtomicBool,
@@ -149,6 +151,7 @@ impl Host {
             limiter,
             upload_profile: UploadProfile::default(),
             proof: Proof::default(),
+            head_sizes: HeadSizes::default(),
             breaker: Breaker::default(),
             is_mirror: false,
             manifest_proof: Proof::default(),

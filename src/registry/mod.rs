@@ -10,6 +10,7 @@ mod answer;
 mod attempt;
 mod auth;
 mod blob;
+mod blob_head;
 mod blob_store;
 mod breaker;
 mod cache;
@@ -24,6 +25,7 @@ mod failure;
 mod find;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzzing;
+mod head_sizes;
 mod host;
 pub(crate) mod known_secrets;
 mod limiter;

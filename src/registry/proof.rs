@@ -3,8 +3,8 @@
 //! manifests unchecked, an incomplete image would be reported as pushed.
 //!
 //! The first upload and the first mount of a run are checked with a HEAD, which costs two requests. If one of these blobs is
-//! missing, every later blob is checked, and no further blob is mounted. The first manifest below an index is checked in the
-//! same way.
+//! missing or has another size, every later blob is checked, and no further blob is mounted. The first manifest below an index
+//! is checked in the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,10 +33,22 @@ pub(super) enum Accepted {
 pub(super) enum Fate {
     /// The registry has the blob, or is trusted.
     Kept,
-    /// The registry does not have the blob.
-    Lost,
-    /// The registry does not have the blob, which is the first lost blob of its host.
-    FirstLost,
+    /// The registry does not have the blob, or has this number of bytes of it.
+    Lost(Option<u64>),
+    /// Like [`Lost`](Self::Lost), for the first lost blob of its host.
+    FirstLost(Option<u64>),
+}
+
+impl Fate {
+    /// Returns what the registry has of a lost blob of `size` bytes, in words.
+    pub(super) fn in_words(self, size: u64) -> String {
+        match self {
+            Self::Lost(Some(found)) | Self::FirstLost(Some(found)) => {
+                format!("has {found} instead of {size} bytes of it")
+            }
+            _ => "does not have it".to_owned(),
+        }
+    }
 }
 
 /// Checks of a host's accepted blobs so far.
@@ -98,11 +110,13 @@ impl Proof {
                 if first.is_proven() {
                     return Fate::Kept;
                 }
-                match check_with_retries(pause, ask).await {
-                    Some(true) => first.mark_proven(),
-                    Some(false) if self.doubted.swap(true, Ordering::Relaxed) => return Fate::Lost,
-                    Some(false) => return Fate::FirstLost,
-                    None => {
+                let found = check_with_retries(pause, ask).await;
+                let lost = lost(&found);
+                match (found, lost) {
+                    (_, Some(size)) if self.doubted.swap(true, Ordering::Relaxed) => return Fate::Lost(size),
+                    (_, Some(size)) => return Fate::FirstLost(size),
+                    (Presence::Present(()), None) => first.mark_proven(),
+                    (_, None) => {
                         *unclear += 1;
                         if *unclear == MAX_UNCLEAR {
                             first.mark_proven();
@@ -112,28 +126,34 @@ impl Proof {
                 return Fate::Kept;
             }
         }
-        match check_with_retries(pause, ask).await {
-            Some(false) => Fate::Lost,
-            Some(true) | None => Fate::Kept,
-        }
+        lost(&check_with_retries(pause, ask).await).map_or(Fate::Kept, Fate::Lost)
     }
 }
 
-/// Checks a blob that was just accepted, up to [`LOOKS_AGAIN`] times more if it is missing.
-/// `None` if inconclusive.
-pub(super) async fn check_with_retries<F>(pause: Duration, ask: impl Fn() -> F) -> Option<bool>
+/// Returns the size in bytes, if known, of a blob that the registry did not keep whole; `None` for any other answer.
+fn lost(found: &Presence<()>) -> Option<Option<u64>> {
+    match found {
+        Presence::Missing => Some(None),
+        Presence::OtherSize(size) => Some(Some(*size)),
+        Presence::Present(()) | Presence::Unknown => None,
+    }
+}
+
+/// Checks a blob that was just accepted, up to [`LOOKS_AGAIN`] times more if it is missing or has another size.
+/// [`Presence::Unknown`] if inconclusive.
+pub(super) async fn check_with_retries<F>(pause: Duration, ask: impl Fn() -> F) -> Presence<()>
 where
     F: Future<Output = Result<Presence<()>>>,
 {
-    for again in 0..=LOOKS_AGAIN {
-        match ask().await {
-            Ok(Presence::Present(())) => return Some(true),
-            Ok(Presence::Missing) if again < LOOKS_AGAIN => tokio::time::sleep(pause * (1 << again)).await,
-            Ok(Presence::Missing) => return Some(false),
-            Ok(Presence::Unknown) | Err(_) => return None,
+    let mut again = 0;
+    loop {
+        let found = ask().await.unwrap_or(Presence::Unknown);
+        if again == LOOKS_AGAIN || lost(&found).is_none() {
+            return found;
         }
+        tokio::time::sleep(pause * (1 << again)).await;
+        again += 1;
     }
-    None
 }
 
 #[cfg(test)]
@@ -146,7 +166,7 @@ mod tests {
 
     /// Checks a blob that appears after `heads` HEADs.
     /// Returns the result, the number of requests, and the time waited.
-    async fn found_after(heads: u32) -> (Option<bool>, u32, Duration) {
+    async fn found_after(heads: u32) -> (Presence<()>, u32, Duration) {
         let asked = Cell::new(0);
         let begun = tokio::time::Instant::now();
         let found = check_with_retries(Options::default().retry_pause(), || {
@@ -163,10 +183,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_blob_has_three_and_a_half_seconds_to_appear() {
-        assert_eq!(found_after(0).await, (Some(true), 1, Duration::ZERO));
-        assert_eq!(found_after(2).await, (Some(true), 3, Duration::from_millis(1500)));
-        assert_eq!(found_after(3).await, (Some(true), 4, Duration::from_millis(3500)));
-        assert_eq!(found_after(4).await, (Some(false), 4, Duration::from_millis(3500)));
+        assert_eq!(found_after(0).await, (Presence::Present(()), 1, Duration::ZERO));
+        assert_eq!(
+            found_after(2).await,
+            (Presence::Present(()), 3, Duration::from_millis(1500))
+        );
+        assert_eq!(
+            found_after(3).await,
+            (Presence::Present(()), 4, Duration::from_millis(3500))
+        );
+        assert_eq!(
+            found_after(4).await,
+            (Presence::Missing, 4, Duration::from_millis(3500))
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,9 +206,15 @@ mod tests {
             std::future::ready(answer())
         };
         let unknown = || ask(|| Ok(Presence::Unknown));
-        assert_eq!(check_with_retries(Duration::from_secs(1), unknown).await, None);
+        assert_eq!(
+            check_with_retries(Duration::from_secs(1), unknown).await,
+            Presence::Unknown
+        );
         let failed = || ask(|| Err(Error::new(Kind::Denied, "no")));
-        assert_eq!(check_with_retries(Duration::from_secs(1), failed).await, None);
+        assert_eq!(
+            check_with_retries(Duration::from_secs(1), failed).await,
+            Presence::Unknown
+        );
         assert_eq!(asked.get(), 2);
     }
 }

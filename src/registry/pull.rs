@@ -12,7 +12,6 @@ use super::blob::{BlobReader, Candidate, WithoutRange};
 use super::call::Call;
 use super::content_encoding;
 use super::host::Host;
-use super::redirect;
 use super::refusal::Refusal;
 use super::retry::Backoff;
 use super::scope::Scope;
@@ -25,7 +24,7 @@ use crate::image::media_type::ACCEPT_MANIFESTS;
 use crate::image::reference::Target;
 
 /// Maximum size in bytes of a blob that is read into memory.
-const MAX_SMALL_BLOB: u64 = 16 << 20;
+pub(super) const MAX_SMALL_BLOB: u64 = 16 << 20;
 
 impl Registry {
     /// Sends a HEAD for a manifest. Free on registries that count pulls.
@@ -229,7 +228,7 @@ impl Host {
         Ok(match self.head(&call, &mut backoff).await? {
             Presence::Present(_) => Presence::Present(()),
             Presence::Missing => Presence::Missing,
-            Presence::Unknown => Presence::Unknown,
+            Presence::Unknown | Presence::OtherSize(_) => Presence::Unknown,
         })
     }
 
@@ -400,64 +399,6 @@ impl Host {
                 "{name}: a manifest of {} bytes is more than many registries accept",
                 manifest.descriptor().size
             ));
-        }
-    }
-
-    pub(super) async fn head_blob(
-        &self,
-        repository: &str,
-        descriptor: &Descriptor,
-        scope: Scope,
-    ) -> Result<Presence<()>> {
-        let mut backoff = Backoff::new(&self.context.options);
-        self.head_blob_within(repository, descriptor, scope, &mut backoff).await
-    }
-
-    /// Sends a HEAD for a blob within a retry budget that is already in use.
-    pub(super) async fn head_blob_within(
-        &self,
-        repository: &str,
-        descriptor: &Descriptor,
-        scope: Scope,
-        backoff: &mut Backoff,
-    ) -> Result<Presence<()>> {
-        let action = format!(
-            "cannot look for blob {} in `{}/{repository}`",
-            descriptor.digest, self.name
-        );
-        let url = self.url(repository, &format!("blobs/{}", descriptor.digest));
-        let call = Call::new(Method::HEAD, url, repository, scope, action).staying();
-        let mut answer = self.exchange_within(&call, backoff).await?;
-        let led_away = redirect::is_redirect(answer.status().as_u16());
-        if led_away {
-            answer = match self.ask_store(answer).await {
-                Some(answer) => answer,
-                None => return Ok(Presence::Unknown),
-            };
-        }
-        match answer.status() {
-            // The length of an encoded body says nothing about the blob.
-            StatusCode::OK if answer.is_web_page() => Ok(Presence::Unknown),
-            StatusCode::OK if answer.encoding().is_some() => Ok(Presence::Present(())),
-            StatusCode::OK if answer.length().is_some_and(|length| length != descriptor.size) => {
-                let length = answer.length().unwrap_or_default();
-                self.context.options.progress.note(format!(
-                    "`{}/{repository}` has blob {} with {length} instead of {} bytes",
-                    self.name, descriptor.digest, descriptor.size
-                ));
-                self.context.warn_once(format!(
-                    "`{}` states other sizes for blobs that it has than their manifests do, so they are sent again; if that is true of all \
-                     blobs (`-v` lists them), a proxy in front of it changes its answers to HEAD, else its storage is damaged",
-                    self.name
-                ));
-                Ok(Presence::Unknown)
-            }
-            StatusCode::OK => Ok(Presence::Present(())),
-            StatusCode::NOT_FOUND => Ok(Presence::Missing),
-            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS if !led_away => {
-                Err(answer.into_error(&call.action).await)
-            }
-            _ => Ok(Presence::Unknown),
         }
     }
 }

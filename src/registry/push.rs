@@ -48,23 +48,26 @@ impl Registry {
         let mut session = None;
         if let Some(from) = mount_from.filter(|from| *from != repository && !self.host.proof.is_doubted()) {
             match self.host.mount(repository, descriptor, from).await {
-                Some(Mount::Done) if self.host.keeps_mount(repository, descriptor, from).await => {
-                    return Ok(Pushed::Mounted);
+                Some(Mount::Done) => {
+                    if self.host.keeps_mount(repository, descriptor, from).await == Fate::Kept {
+                        return Ok(Pushed::Mounted);
+                    }
                 }
                 Some(Mount::Upload(opened)) => session = Some(opened),
-                Some(Mount::Done) | None => {}
+                None => {}
             }
         }
         let mut sent_before = false;
         loop {
             let upload = Upload::new(&self.host, repository, descriptor, source);
             upload.run(session.take()).await?;
-            if self.host.keeps_upload(repository, descriptor).await {
+            let fate = self.host.keeps_upload(repository, descriptor).await;
+            if fate == Fate::Kept {
                 return Ok(Pushed::Uploaded);
             }
             let kept = source.can_replay(descriptor);
             if sent_before || !kept {
-                return Err(self.host.lost(repository, descriptor, kept));
+                return Err(self.host.lost(repository, descriptor, fate, kept));
             }
             sent_before = true;
         }
@@ -164,31 +167,32 @@ enum Mount {
 }
 
 impl Host {
-    /// Returns whether the registry has an uploaded blob; asks the registry only if in doubt.
-    async fn keeps_upload(&self, repository: &str, descriptor: &Descriptor) -> bool {
+    /// Returns whether the registry kept an uploaded blob; asks the registry only if in doubt.
+    async fn keeps_upload(&self, repository: &str, descriptor: &Descriptor) -> Fate {
         self.keeps(Accepted::Upload, repository, descriptor, &Scope::push(repository))
             .await
     }
 
-    /// Returns whether the registry has a mounted blob.
+    /// Returns whether the registry kept a mounted blob.
     /// Asks with the scope of the mount, so that no other token is needed.
-    async fn keeps_mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> bool {
+    async fn keeps_mount(&self, repository: &str, descriptor: &Descriptor, from: &str) -> Fate {
         self.keeps(Accepted::Mount, repository, descriptor, &Scope::mount(repository, from))
             .await
     }
 
-    async fn keeps(&self, accepted: Accepted, repository: &str, descriptor: &Descriptor, scope: &Scope) -> bool {
+    async fn keeps(&self, accepted: Accepted, repository: &str, descriptor: &Descriptor, scope: &Scope) -> Fate {
         let pause = self.context.options.retry_pause();
         let ask = || self.head_blob(repository, descriptor, scope.clone());
         let fate = self.proof.check(accepted, pause, ask).await;
-        if fate == Fate::FirstLost {
+        if let Fate::FirstLost(_) = fate {
             self.context.options.progress.warn(format!(
-                "`{}/{repository}` accepted blob {} and does not have it: every further blob is looked for, and none \
-                 is mounted",
-                self.name, descriptor.digest
+                "`{}/{repository}` accepted blob {} and {}: every further blob is looked for, and none is mounted",
+                self.name,
+                descriptor.digest,
+                fate.in_words(descriptor.size)
             ));
         }
-        fate == Fate::Kept
+        fate
     }
 
     /// Returns whether the registry has a manifest pushed by digest; asks the registry only if in doubt.
@@ -196,7 +200,7 @@ impl Host {
         let pause = self.context.options.retry_pause();
         let ask = || self.has_manifest(repository, manifest);
         let fate = self.manifest_proof.check(Accepted::Upload, pause, ask).await;
-        if fate == Fate::FirstLost {
+        if let Fate::FirstLost(_) = fate {
             self.context.options.progress.warn(format!(
                 "`{}/{repository}` accepted manifest {} and does not have it: every further manifest below an index \
                  is looked for",
@@ -209,11 +213,13 @@ impl Host {
 
     /// Returns the error for a blob that the registry accepted and lost.
     /// `kept` says whether the blob was sent twice.
-    fn lost(&self, repository: &str, descriptor: &Descriptor, kept: bool) -> Error {
+    fn lost(&self, repository: &str, descriptor: &Descriptor, fate: Fate, kept: bool) -> Error {
         let often = if kept { "accepted it twice" } else { "accepted it" };
         let message = format!(
-            "cannot upload blob {} to `{}/{repository}`: the registry {often} and does not have it",
-            descriptor.digest, self.name
+            "cannot upload blob {} to `{}/{repository}`: the registry {often} and {}",
+            descriptor.digest,
+            self.name,
+            fate.in_words(descriptor.size)
         );
         Error::new(Kind::Server, message).with_hint(if kept {
             LOSES

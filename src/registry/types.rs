@@ -10,6 +10,8 @@ pub enum Presence<T> {
     Present(T),
     /// The object does not exist (404).
     Missing,
+    /// A blob exists, but with this number of bytes in place of the number in its descriptor.
+    OtherSize(u64),
     /// The answer says neither (some registries answer 400, 403, 405 or 412 to a HEAD).
     Unknown,
 }

@@ -397,6 +397,13 @@ fn pushes(page: &mut Page) {
         "Nothing was pushed.",
         &["import", "one.tar", "-d", &read_only.host(), "-j", "1"],
     );
+    let partial = Options::default().fault(When::put("/blobs/uploads/"), Action::KeepOnly(7));
+    let partial = page.registry("partial.example.com", partial);
+    page.message(
+        "a registry that keeps a part of a blob",
+        "The first upload is checked: the tag was not written.",
+        &["import", "one.tar", "-d", &partial.host(), "-j", "1"],
+    );
     let small = Options {
         max_body: Some(10),
         ..Options::default()

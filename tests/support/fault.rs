@@ -211,6 +211,8 @@ pub enum Action {
     IgnoreMount,
     /// Answers an upload or a mount with 201, but does not store the blob.
     Lose,
+    /// Stores only this number of bytes of an upload, under the digest of the whole.
+    KeepOnly(u64),
     /// Reports the range `0-0` for an upload, regardless of the received bytes.
     ZeroStatus,
     /// Sends the `Location` of an upload in another form.

@@ -183,7 +183,15 @@ impl UploadRequest<'_> {
             return self.created(digest);
         }
         match self.shared.store.finish_upload(upload, digest) {
-            Ok(()) => self.created(digest),
+            Ok(()) => {
+                for fault in self.faults {
+                    if let Action::KeepOnly(bytes) = fault {
+                        let whole = self.shared.store.content(digest).expect("the upload is finished");
+                        self.shared.store.keep(digest, whole.read(0, whole.len().min(*bytes)));
+                    }
+                }
+                self.created(digest)
+            }
             Err(why) => Reply::error(
                 400,
                 "DIGEST_INVALID",

@@ -141,7 +141,7 @@ pub fn send(
     for (name, value) in &reply.headers {
         response = response.header(name, value);
     }
-    let body = if pretended {
+    let body = if pretended || (head && delivery.chunked) {
         // The body is a stream, since the HTTP library would add the length of an empty body.
         Body::from_stream(stream::empty::<Result<Bytes, std::io::Error>>())
     } else if head {

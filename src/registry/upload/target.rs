@@ -78,11 +78,14 @@ impl<'a> BlobTarget<'a> {
             self.host
                 .head_blob(self.repository, self.descriptor, self.scope.clone())
         };
-        let found = proof::check_with_retries(self.host.context.options.retry_pause(), ask).await;
-        if found == Some(true) {
-            self.host.proof.found_upload();
+        match proof::check_with_retries(self.host.context.options.retry_pause(), ask).await {
+            Presence::Present(()) => {
+                self.host.proof.found_upload();
+                Some(true)
+            }
+            Presence::Missing | Presence::OtherSize(_) => Some(false),
+            Presence::Unknown => None,
         }
-        found
     }
 
     /// Adds a hint to the error of a server that cannot be reached, if the registry named another address for the upload.

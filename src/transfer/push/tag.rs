@@ -36,7 +36,7 @@ pub(crate) async fn tag_state(registry: &Registry, repository: &str, target: &Ta
                 return Ok(TagState::Digest(digest));
             }
         }
-        Presence::Unknown => {}
+        Presence::Unknown | Presence::OtherSize(_) => {}
     }
     match registry.manifest(repository, target).await {
         Ok(manifest) => Ok(TagState::Digest(manifest.digest().clone())),
@@ -91,7 +91,7 @@ pub(super) async fn is_manifest_there(registry: &Registry, repository: &str, man
         Ok(Presence::Present(())) => Ok(true),
         Ok(Presence::Missing) => Ok(false),
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
-        Ok(Presence::Unknown) | Err(_) => {
+        Ok(Presence::Unknown | Presence::OtherSize(_)) | Err(_) => {
             let target = Target::Digest(manifest.digest().clone());
             let read = registry.manifest_and_etag(repository, &target).await;
             read.map(|found| found.is_some()).map_err(unasked)
@@ -103,7 +103,7 @@ pub(super) async fn is_manifest_there(registry: &Registry, repository: &str, man
 async fn is_blob_there(registry: &Registry, repository: &str, blob: &Descriptor) -> Result<bool> {
     match registry.head_blob(repository, blob).await {
         Ok(Presence::Present(())) => Ok(true),
-        Ok(Presence::Missing) => Ok(false),
+        Ok(Presence::Missing | Presence::OtherSize(_)) => Ok(false),
         Err(error) if matches!(error.kind(), Kind::Network | Kind::RateLimited) => Err(error),
         Ok(Presence::Unknown) | Err(_) => {
             let first = 0..blob.size.min(1);

@@ -364,7 +364,7 @@ impl RepositoryReferrers {
                 Presence::Missing if is_listed == Some(true) => return Ok(dangling()),
                 Presence::Missing => return Ok(TagContent::Nothing),
                 Presence::Present(head) => digest = head.digest,
-                Presence::Unknown => {}
+                Presence::Unknown | Presence::OtherSize(_) => {}
             }
         }
         let read = match &digest {

@@ -7,7 +7,7 @@ use crate::support::{Double, Options};
 use bytes::Bytes;
 use docker_mirror::{
     Error, Kind,
-    testing::{BlobSource, BlobStream, Descriptor, Pushed, RawManifest, Registry},
+    testing::{BlobSource, BlobStream, Descriptor, Presence, Pushed, RawManifest, Registry},
 };
 use futures_util::future::{BoxFuture, join_all};
 
@@ -100,6 +100,133 @@ async fn a_registry_that_loses_all_uploads_is_told_so_for_each_blob() {
         assert!(error.hint().is_some());
     }
     assert_eq!(server.count("PUT", ""), 8, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn a_registry_that_keeps_a_part_of_an_upload_has_lost_it() {
+    for kept in [7, 0] {
+        let server = Double::start(Options::default().fault(When::put("/blobs/uploads/"), Action::KeepOnly(kept)));
+        let (registry, told) = client(&server.host());
+        let blobs = blobs(4);
+        for blob in &blobs {
+            let error = push(&registry, "a/b", blob, None).await.unwrap_err();
+            assert_eq!(error.kind(), Kind::Server, "{error:?}");
+            let sizes = format!(
+                "accepted it twice and has {kept} instead of {} bytes of it",
+                blob.0.size
+            );
+            assert!(error.to_string().contains(&sizes), "{error}");
+        }
+        let log = server.transcript();
+        assert_eq!(server.count("PUT", ""), 8, "{log}");
+        // Once three blobs that were read had the size of the HEAD, the sizes of HEADs are believed.
+        assert_eq!(server.count("GET", "/blobs/"), 3, "{log}");
+        let warnings = told.warnings();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(
+            warnings[0].contains("other sizes") && warnings[1].contains("every further blob"),
+            "{warnings:?}"
+        );
+    }
+    // If only the first one is cut, the blob is sent again.
+    let server = Double::start(Options::default().fault(When::put("/blobs/uploads/").first(1), Action::KeepOnly(7)));
+    let (registry, _) = client(&server.host());
+    let blob = blobs(1).remove(0);
+    assert_eq!(push(&registry, "a", &blob, None).await.unwrap(), Pushed::Uploaded);
+    assert_eq!(
+        server.store().blob("a", &blob.0.digest.to_string()).unwrap().all(),
+        blob.1
+    );
+}
+
+#[tokio::test]
+async fn sizes_in_answers_to_head_are_ignored_once_a_blob_was_read() {
+    let length = |text: &str| Action::Header("content-length", Some(text.to_owned()));
+    let get = || When::get("/blobs/");
+    for (wrong, answers_to_get, gets) in [
+        (length("0"), vec![], 1),
+        (length("5000000"), vec![], 1),
+        (Action::ContentLength(-7), vec![], 1),
+        // Without ranges, the length of the whole blob counts, or else the number of its bytes.
+        (length("0"), vec![(get(), Action::NoRange)], 1),
+        (length("0"), vec![(get().with_header("range"), Action::status(400))], 2),
+        (length("0"), vec![(get(), Action::IgnoreRange)], 1),
+        (
+            length("0"),
+            vec![(get(), Action::IgnoreRange), (get(), Action::Chunked)],
+            1,
+        ),
+    ] {
+        let mut options = Options::default().fault(When::head("/blobs/"), wrong.clone());
+        for (when, action) in &answers_to_get {
+            options = options.fault(when.clone(), action.clone());
+        }
+        let server = Double::start(options);
+        let (registry, told) = client(&server.host());
+        for blob in &blobs(3) {
+            assert_eq!(registry.head_blob("a", &blob.0).await.unwrap(), Presence::Missing);
+            assert_eq!(push(&registry, "a", blob, None).await.unwrap(), Pushed::Uploaded);
+            assert_eq!(registry.head_blob("a", &blob.0).await.unwrap(), Presence::Present(()));
+        }
+        let log = format!("{wrong:?} {answers_to_get:?}\n{}", server.transcript());
+        assert_eq!(
+            (server.count("PUT", ""), server.count("GET", "/blobs/")),
+            (3, gets),
+            "{log}"
+        );
+        let warnings = told.warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].contains("wrong sizes") && warnings[0].contains(&server.host()),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_without_a_length_needs_no_get() {
+    let server = Double::start(Options::default().fault(When::head("/blobs/"), Action::Chunked));
+    let (registry, told) = client(&server.host());
+    for blob in &blobs(2) {
+        assert_eq!(push(&registry, "a", blob, None).await.unwrap(), Pushed::Uploaded);
+        assert_eq!(registry.head_blob("a", &blob.0).await.unwrap(), Presence::Present(()));
+    }
+    assert_eq!(server.count("GET", ""), 0, "{}", server.transcript());
+    assert_eq!(told.warnings(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn blobs_that_only_a_head_finds_are_sent() {
+    let server = Double::start(
+        Options::default()
+            .fault(When::head("/blobs/"), Action::PretendPresent)
+            .fault(
+                When::head("/blobs/"),
+                Action::Header("content-length", Some("0".to_owned())),
+            ),
+    );
+    let (registry, _) = client(&server.host());
+    for (n, blob) in blobs(3).iter().enumerate() {
+        let head = registry.head_blob("a", &blob.0).await.unwrap();
+        let expected = if n == 0 { Presence::Missing } else { Presence::Unknown };
+        assert_eq!(head, expected, "{}", server.transcript());
+        assert_eq!(push(&registry, "a", blob, None).await.unwrap(), Pushed::Uploaded);
+        assert!(holds(&server, "a", blob));
+    }
+    assert_eq!(server.count("GET", "/blobs/"), 2, "{}", server.transcript());
+}
+
+#[tokio::test]
+async fn a_size_that_no_get_confirms_is_believed() {
+    let server = Double::start(
+        Options::default()
+            .fault(When::head("/blobs/"), Action::ContentLength(-7))
+            .fault(When::get("/blobs/"), Action::status(403)),
+    );
+    let (registry, _) = client(&server.host());
+    let blob = blobs(1).remove(0);
+    let error = push(&registry, "a", &blob, None).await.unwrap_err();
+    assert!(error.to_string().contains("has 993 instead of 1000 bytes"), "{error}");
 }
 
 #[tokio::test]

@@ -178,6 +178,11 @@ async fn take(client: &mut TcpStream, rest: &mut Vec<u8>, mut left: usize) -> bo
     true
 }
 
+/// The answer to a HEAD for something that is there, without its length.
+pub(crate) fn present() -> Step {
+    Step::Say(b"HTTP/1.1 200 Scripted\r\n\r\n".to_vec())
+}
+
 /// The head of an answer, with a length where one is given.
 pub(crate) fn answer(status: u16, headers: &[(&str, &str)], length: usize) -> Step {
     let mut text = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {length}\r\n");

@@ -9,7 +9,7 @@ use docker_mirror::{
 
 use super::clock;
 use super::downloads::by_default;
-use super::scripted::{Asked, Server, Step, answer};
+use super::scripted::{Asked, Server, Step, answer, present};
 use crate::client::{Memory, layer, manifest, noise, tag, with};
 
 pub(super) const SESSION: &str = "/v2/a/b/blobs/uploads/1";
@@ -39,7 +39,7 @@ pub(super) async fn registry(
                     answer(204, &[("location", SESSION), ("range", &range)])
                 }
             },
-            "HEAD" if stored.load(Ordering::Relaxed) => answer(200, &[]),
+            "HEAD" if stored.load(Ordering::Relaxed) => vec![Step::Take, present()],
             "HEAD" => answer(404, &[]),
             _ => answer(204, &[]),
         }

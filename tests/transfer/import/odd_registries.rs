@@ -231,3 +231,18 @@ async fn a_registry_that_may_refuse_a_long_path_is_told_with_the_way_to_a_shorte
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_keeps_a_part_of_each_blob_gets_no_tag() {
+    let registry = Double::start(Options::default().fault(When::put("/blobs/uploads/"), Action::KeepOnly(7)));
+    let bundle = images(&["docker.io/team/app:1"]).open();
+    let report = run(&bundle, request(&registry)).await.unwrap();
+    assert_eq!(report.images[0].outcome, Outcome::Failed, "{report:?}");
+    assert!(why(&report.images[0]).contains("has 7 instead of"), "{report:?}");
+    assert!(registry.manifest("mirror/team/app", "1").is_none());
+
+    // The parts that are there are replaced once the registry works again.
+    registry.clear_faults();
+    run_well(&bundle, request(&registry)).await;
+    assert_complete(&registry, "mirror/team/app", "1", false);
+}

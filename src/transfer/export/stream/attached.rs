@@ -75,7 +75,7 @@ async fn one(sources: &Sources, blob: &Descriptor, is_small: bool) -> Result<Opt
                 format!("the registry does not have blob {}", blob.digest),
             )
             .with_side(Side::Source)),
-            Presence::Present(()) | Presence::Unknown => Ok(None),
+            Presence::Present(()) | Presence::OtherSize(_) | Presence::Unknown => Ok(None),
         };
     }
     let mut wrong = 0;
