@@ -18,19 +18,19 @@ use super::limiter::Place;
 use super::options::Options;
 use super::reach::{Guard, Lookup, Reach, Zone, is_loopback, system_lookup};
 use super::redact::{authority, shown};
+use super::send_queue::SendQueues;
 use super::tls;
 use super::tunnel;
 use super::upload::saved_sessions::SavedSessions;
 use crate::error::{Error, Kind, Result};
 use crate::image::manifest::MAX_MANIFEST;
 use crate::lock::Mutex;
+use crate::progress::Event;
+use crate::text::MAX_WARNINGS;
 
 /// Maximum number of cached HTTP clients.
 /// Redirects lead to few hosts; beyond the maximum, all clients are created again.
 const MAX_CLIENTS: usize = 64;
-
-/// Maximum number of distinct warnings, each given once; later warnings are dropped.
-const MAX_WARNED: usize = 1000;
 
 /// Maximum number of bytes of a request body in transit after the client wrote the last byte.
 /// They are in this machine's send buffer (4 MiB by default on Linux) and in proxies.
@@ -141,13 +141,18 @@ impl Context {
         self.room.acquire_many(length).await.ok()
     }
 
-    /// Gives a warning that every image would repeat, once.
+    /// Gives a warning that every image would repeat, once; gives at most [`MAX_WARNINGS`] different warnings.
     pub(super) fn warn_once(&self, text: String) {
         let mut warned = self.warned.lock();
-        if warned.len() < MAX_WARNED && warned.insert(text.clone()) {
-            drop(warned);
-            self.options.progress.warn(text);
+        if warned.len() > MAX_WARNINGS || !warned.insert(text.clone()) {
+            return;
         }
+        let is_last = warned.len() > MAX_WARNINGS;
+        drop(warned);
+        self.options.progress.warn(match is_last {
+            true => "further warnings about registries are not shown".to_owned(),
+            false => text,
+        });
     }
 
     /// Sends one request and waits for the head of its answer.
@@ -183,6 +188,10 @@ impl Context {
             let zone = self.zone(url, response);
             response.extensions_mut().insert(zone);
         }
+        // What is not HTTP is an answer, too.
+        if !matches!(&result, Err(failure) if failure.error.kind() == Kind::Network) {
+            self.options.progress.emit(Event::Answered);
+        }
         let took = begun.elapsed().as_millis();
         match &result {
             Ok(response) => {
@@ -195,7 +204,8 @@ impl Context {
         result
     }
 
-    /// Waits for an answer: while the body makes progress, then up to the header timeout.
+    /// Waits for an answer: while the body makes progress, then up to the header timeout. Bytes of the body that the peer
+    /// acknowledges are progress, too, at the minimum rate or faster.
     async fn in_time(
         &self,
         answer: impl Future<Output = reqwest::Result<Response>>,
@@ -209,6 +219,13 @@ impl Context {
         let mut seen = (0, false);
         let begun = Instant::now();
         let mut since = begun;
+        let port = self
+            .proxy(url)
+            .unwrap_or(url)
+            .port_or_known_default()
+            .unwrap_or_default();
+        // The queues of the kernel in the middle of a silence, and when they were read.
+        let mut held: Option<(Instant, SendQueues)> = None;
         loop {
             if let Ok(result) = tokio::time::timeout(tick, answer.as_mut()).await {
                 let proxy = self.proxy(url).map(authority);
@@ -226,10 +243,24 @@ impl Context {
             if now != seen || idle {
                 seen = now;
                 since = Instant::now();
+                held = None;
             }
             let limit = if out { patience } else { stall };
             let limit = limit + time_under_way(limit, seen.0, since - begun);
+            if since.elapsed() >= limit / 2 && held.is_none() && seen.0 > 0 {
+                held = SendQueues::read(port).map(|queues| (Instant::now(), queues));
+            }
             if since.elapsed() >= limit {
+                if let Some((at, before)) = held.take()
+                    && let Some(now) = SendQueues::read(port)
+                    && now.moved_since(
+                        &before,
+                        (self.options.minimum_rate() as f64 * at.elapsed().as_secs_f64()) as u64,
+                    )
+                {
+                    since = Instant::now();
+                    continue;
+                }
                 let what = if out { "did not answer for" } else { "took no byte for" };
                 let host = authority(url);
                 return Err(Failure::broken(format!(

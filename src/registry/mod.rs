@@ -51,6 +51,7 @@ mod renewal;
 mod retry;
 mod scheme;
 mod scope;
+mod send_queue;
 mod similar_tags;
 mod stop;
 mod tags_at_once;
