@@ -106,6 +106,8 @@ pub enum Event {
         /// Whether the image already existed at the target.
         unchanged: bool,
     },
+    /// A server answered a request, with whatever status.
+    Answered,
     /// A request will be retried.
     Retry {
         /// The failure and its cause, in one line.

@@ -1,11 +1,12 @@
 //! Shows the events of an operation: as progress lines at the bottom of a terminal, or as an occasional line without a
 //! terminal. Warnings and results stay on the screen.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use docker_mirror::{Event, Phase, Progress, human_bytes};
+use docker_mirror::{Event, Line, Phase, Progress, human_bytes};
 
 use super::connection::Shared;
 use super::failures::AtOnce;
@@ -14,6 +15,9 @@ use super::printer::{self, Item};
 use super::status::{Status, Work};
 use super::terminal;
 use super::wording::short;
+
+/// Maximum number of different warnings whose repetitions are recognized. A run shows hardly more.
+const REMEMBERED: usize = 1000;
 
 /// Shows the events of an operation.
 pub(super) struct Display {
@@ -26,6 +30,8 @@ pub(super) struct Display {
     pub(super) status: Arc<Status>,
     /// Failures that were printed as soon as they happened.
     pub(super) at_once: AtOnce,
+    /// Warnings that were printed, and the number of those that repeated one of them.
+    warned: Mutex<(HashSet<Line>, u64)>,
 }
 
 impl Display {
@@ -53,6 +59,7 @@ impl Display {
             lists_images: verbose || (!animated && output::results_are_out_of_sight()),
             status: Arc::new(Status::new(work, Instant::now())),
             at_once: AtOnce::default(),
+            warned: Mutex::default(),
         };
         if !display.quiet {
             printer::put(Item::Progress {
@@ -74,9 +81,33 @@ impl Display {
         self.verbose
     }
 
-    /// Removes the progress lines and writes all queued lines.
+    /// Removes the progress lines, and writes all queued lines and the number of repeated warnings.
     pub(super) fn finish(&self) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut warned.1) {
+            0 => {}
+            repeated => {
+                let repeated = counted(repeated, "repeated warning is", "repeated warnings are");
+                printer::put(Item::Trouble(format!("warning: {repeated} not shown").into()));
+            }
+        }
+        drop(warned);
         printer::flush();
+    }
+
+    /// Prints a warning, or counts it if the same warning was printed before.
+    fn warn(&self, text: Line) {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.0.contains(&text) {
+            warned.1 += 1;
+            return;
+        }
+        let line = format!("warning: {text}").into();
+        if warned.0.len() < REMEMBERED {
+            warned.0.insert(text);
+        }
+        drop(warned);
+        printer::put(Item::Trouble(line));
     }
 
     /// Prints the last line of an operation: its result, its duration and the number of retries.
@@ -105,7 +136,7 @@ impl Display {
             }
             Event::Unresolved { reference, error } => self.at_once.print(reference.to_string(), &error),
             Event::Info(text) => say(format!("note: {text}")),
-            Event::Warning(text) => printer::put(Item::Trouble(format!("warning: {text}").into())),
+            Event::Warning(text) => self.warn(text),
             Event::ImageDone {
                 reference,
                 digest,

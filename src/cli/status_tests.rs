@@ -94,6 +94,23 @@ fn a_log_has_a_line_by_the_clock_and_one_for_a_silence() {
 }
 
 #[test]
+fn a_host_that_answers_is_not_silent() {
+    let start = Instant::now();
+    let status = Status::new(Work::Fetching, start);
+    status.note(&begun(1, "r.example/team/a"), start);
+    let silent = |second: u32| {
+        let lines = status.lines(80, at(start, f64::from(second))).join(" ");
+        let log = status.heartbeat(at(start, f64::from(second))).unwrap_or_default();
+        lines.contains("no data") || log.contains("no data")
+    };
+    for second in (0..300).step_by(20) {
+        status.note(&Event::Answered, at(start, f64::from(second)));
+        assert!(!silent(second + 19), "{second}");
+    }
+    assert!(silent(320));
+}
+
+#[test]
 fn names_are_shown_as_far_as_there_is_room() {
     let start = Instant::now();
     let status = Status::new(Work::Fetching, start);

@@ -78,6 +78,17 @@ const WORDS: &[(&str, &[&str])] = &[
     ("unimplemented!", &[]),
 ];
 
+/// Files that name standard output or standard error. The printer writes nothing but the type that escapes text; the other
+/// files write documents and a bundle that were asked for there, and the message of a panic.
+const WRITERS: &[&str] = &[
+    "src/cli/printer.rs",
+    "src/cli/output.rs",
+    "src/cli/report.rs",
+    "src/cli/export.rs",
+    "src/cli/export_output.rs",
+    "src/cli/generate.rs",
+];
+
 /// A file is one concern; above this it is several.
 const MAX_LINES: usize = 500;
 
@@ -340,6 +351,32 @@ fn the_table_has_no_circle() {
     for room in table.keys() {
         visit(room, &table, &mut Vec::new());
     }
+}
+
+#[test]
+fn text_reaches_the_terminal_through_the_type_that_escapes_it() {
+    let mut breaches = Vec::new();
+    for source in sources() {
+        let place = source.path.display();
+        let may_write = WRITERS.iter().any(|writer| source.path == Path::new(writer));
+        for word in ["io::stdout", "io::stderr", "println!", "eprintln!", "print!", "eprint!"] {
+            for at in places(&source.code, word).into_iter().filter(|_| !may_write) {
+                let line = line_of(&source.code, at);
+                breaches.push(format!("{place}:{line}: `{word}`: give the text to the printer"));
+            }
+        }
+        if source.path.ends_with("cli/printer.rs") {
+            let items = &source.code[source.code.find("enum Item").unwrap()..];
+            let items = &items[..items.find("\n}").unwrap()];
+            assert_eq!(items.matches("(Line)").count(), 3, "{items}");
+            for raw in ["String", "str", "Vec<", "fmt::"] {
+                if items.contains(raw) {
+                    breaches.push(format!("{place}: the printer takes a `{raw}`, which may hold anything"));
+                }
+            }
+        }
+    }
+    report(breaches);
 }
 
 #[test]

@@ -46,6 +46,11 @@ impl Told {
         })
     }
 
+    /// Number of answers of servers.
+    pub fn answers(&self) -> usize {
+        self.pick(|event| matches!(event, Event::Answered).then_some(())).len()
+    }
+
     fn pick<T>(&self, pick: impl Fn(&Event) -> Option<T>) -> Vec<T> {
         self.0.lock().unwrap().iter().filter_map(pick).collect()
     }

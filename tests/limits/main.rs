@@ -18,6 +18,7 @@ mod looked_at;
 mod machine;
 mod many;
 mod measured;
+mod pipes;
 mod referrers;
 mod registries;
 mod shapes;

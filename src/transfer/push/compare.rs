@@ -114,14 +114,18 @@ pub(crate) async fn compare(
     };
     let ask = |item: PushItem| async {
         let in_flight = registry.in_flight(item.destination.repository());
+        let is_image = item.platform_of.is_none();
         let comparison = ask(item).await;
         drop(in_flight);
-        progress.emit(Event::Step);
+        // A tag of a platform is no image of its own.
+        if is_image {
+            progress.emit(Event::Step);
+        }
         comparison
     };
     progress.emit(Event::Phase {
         phase: Phase::Checking,
-        images: items.len() as u64,
+        images: items.iter().filter(|item| item.platform_of.is_none()).count() as u64,
     });
     let Some((first, rest)) = items.split_first() else {
         return Ok(Vec::new());

@@ -315,3 +315,23 @@ fn a_chosen_referrer_takes_along_what_it_refers_to_and_a_pattern_for_nothing_is_
     let missing = signed.missing(&target, "team/app");
     assert_eq!(missing, [tag_of(&signed.image.root, ".sig")]);
 }
+
+#[test]
+fn a_warning_that_several_images_give_is_shown_once_and_counted() {
+    let (cli, source) = (cli(), registry(false));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    image.push(&source, "team/app", &tag_of(&image.root, ""));
+    let names: Vec<String> = (1..=5).map(|n| format!("{}/team/app:{n}", source.host())).collect();
+    for n in 1..=5 {
+        image.push(&source, "team/app", &n.to_string());
+    }
+    let mut arguments = vec!["export", "-o", "b.tar"];
+    arguments.extend(names.iter().map(String::as_str));
+    let out = cli.succeed(&arguments).says(&["4 repeated warnings are not shown"]);
+    assert_eq!(
+        out.stderr.matches("holds the image itself").count(),
+        1,
+        "{}",
+        out.stderr
+    );
+}

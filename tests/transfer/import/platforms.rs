@@ -1,10 +1,12 @@
 //! Indexes without an image for linux: refused, unless the user chose their platforms.
 
 use super::archives::{Layout, with};
-use super::handmade::assert_complete;
+use super::handmade::{Maker, assert_complete, registries, request};
 use super::support::image::Style;
 use super::support::images::multi;
 use super::support::{Cli, Double};
+use docker_mirror::import::{self as library, Selection};
+use docker_mirror::{Event, Progress};
 use serde_json::{Value, json};
 
 const ATTESTATION: &str = "vnd.docker.reference.type";
@@ -157,4 +159,35 @@ fn linux_in_any_spelling_artifacts_and_single_images_are_taken_as_they_are() {
     let (registry, said) = import(&mut layout, image, &[]);
     assert!(said.starts_with("Some(0)"), "{said}");
     assert_complete(&registry, "test/x", "1", false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_of_tags_counts_images_and_not_the_tags_of_their_platforms() {
+    let (mut maker, registry) = (Maker::default(), Double::new());
+    for name in ["docker.io/team/a:1", "docker.io/team/b:1"] {
+        let children = ["linux/amd64", "linux/arm64"].map(|platform| maker.image(platform, &[name.as_bytes()]));
+        let index = maker.index(&children);
+        maker.name(name, &index);
+    }
+    let told = std::sync::Arc::new(std::sync::Mutex::new((0, 0)));
+    let listener = told.clone();
+    let progress = Progress::new(move |event| {
+        let mut told = listener.lock().unwrap();
+        match event {
+            Event::Phase { images, .. } => told.0 += images,
+            Event::Step => told.1 += 1,
+            _ => {}
+        }
+    });
+    let mut wanted = request(&registry);
+    wanted.platform_tags = true;
+    let bundle = maker.open().bundle;
+    let report = library::import(bundle, Selection::default(), wanted, &registries(), progress)
+        .await
+        .unwrap();
+    assert!(
+        !report.failed() && registry.manifest("mirror/team/a", "1_arm64").is_some(),
+        "{report:?}"
+    );
+    assert_eq!(*told.lock().unwrap(), (2, 2));
 }
