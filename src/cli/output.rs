@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use docker_mirror::{
-    Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, Reference, Unusable, few, platform_list, quote,
+    Choice, Digest, Error, Kind, LISTED, LeftOut, Line, PlatformRecord, Reference, Unusable, counts_in_words, few,
+    platform_counts, platform_list, quote,
 };
 
 pub(super) use super::exit::Outcome;
@@ -185,7 +186,8 @@ impl LeftOutBy {
 #[derive(Debug, Default)]
 pub(super) struct LeftOutPlatforms {
     lines: Vec<String>,
-    platforms: u64,
+    /// Numbers of platforms, nested indexes and attestations.
+    counts: [u64; 3],
 }
 
 impl LeftOutPlatforms {
@@ -199,7 +201,8 @@ impl LeftOutPlatforms {
             Choice::Sparse => format!("the index keeps its digest {original}; the entries left out are still listed"),
         };
         self.lines.push(format!("note: {name}: left out {platforms}; {index}"));
-        self.platforms += dropped.len() as u64;
+        let counts = self.counts.iter_mut().zip(platform_counts(dropped));
+        counts.for_each(|(sum, count)| *sum += count);
     }
 
     /// Prints the notes: one per image if there is only one image or with `verbose`, else a summary. What an earlier run left out
@@ -212,10 +215,16 @@ impl LeftOutPlatforms {
                 LeftOutBy::Default => "by default (`--platform all` keeps them)",
                 _ => "as asked",
             };
+            // Attestations follow their platforms and are not counted beside them.
+            let counts = match self.counts {
+                [0, 0, attestations] => [0, 0, attestations],
+                [platforms, indexes, _] => [platforms, indexes, 0],
+            };
+            let counts: Vec<String> = counts_in_words(counts).collect();
             info(format!(
                 "note: {} images: {} left out {why}; `-v` lists them and the digest of each index",
                 self.lines.len(),
-                counted(self.platforms, "platform", "platforms")
+                counts.join(" and ")
             ));
         }
     }

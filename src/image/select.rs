@@ -13,7 +13,7 @@ use super::filter::{self, EntryAction};
 use super::manifest::{Entry, Index, RawManifest, View};
 use super::media_type::{self, Shape};
 use super::platform::{Platform, PlatformFilter};
-use super::tree::{ATTESTATION, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, platform_label};
+use super::tree::{ATTESTATION, INDEX, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, platform_label};
 use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
@@ -97,8 +97,11 @@ pub(crate) struct Selection {
     pub filtered: Option<Variant>,
     /// Platforms carried, in the order of the indexes.
     pub kept: Vec<PlatformRecord>,
-    /// Platforms not carried, in the order of the indexes.
+    /// Entries not carried, in the order of the indexes. A nested index that is dropped as a whole is one entry, since a
+    /// reader of a bundle, which does not hold that index, knows no more about it.
     pub dropped: Vec<PlatformRecord>,
+    /// Platforms below nested indexes that are dropped as a whole.
+    pub dropped_below: Vec<PlatformRecord>,
 }
 
 impl Selection {
@@ -128,6 +131,7 @@ pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFi
         filter,
         kept: Vec::new(),
         dropped: Vec::new(),
+        dropped_below: Vec::new(),
         needs: Vec::new(),
         nodes: 0,
         visited: HashMap::new(),
@@ -152,6 +156,7 @@ pub(crate) fn select(graph: &Graph, root: &Arc<RawManifest>, filter: &PlatformFi
         filtered: level.filtered.map(|root| Variant::new(root, level.carried)),
         kept: walk.kept,
         dropped: walk.dropped,
+        dropped_below: walk.dropped_below,
     }))
 }
 
@@ -166,7 +171,7 @@ pub(crate) fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()>
     let what = if found.size != entry.size {
         format!("has {} bytes, but its parent says {}", found.size, entry.size)
     } else if stated != Shape::Other && stated != media_type::shape(child.media_type()) {
-        let (own, stated) = (quote(child.media_type()), quote(&entry.media_type));
+        let (own, stated) = (quote(child.media_type()), quote(&*entry.media_type));
         format!("is `{own}`, but its parent says `{stated}`")
     } else {
         return Ok(());
@@ -179,7 +184,7 @@ pub(crate) fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()>
 /// # Errors
 /// [`Kind::Unsupported`] if the type of an entry is not a manifest type.
 pub(crate) fn check_entries(raw: &RawManifest, index: &Index) -> Result<()> {
-    let types = index.entries.iter().map(|entry| entry.descriptor.media_type.as_str());
+    let types = index.entries.iter().map(|entry| &*entry.descriptor.media_type);
     match types
         .into_iter()
         .find(|media_type| media_type::is_no_manifest(media_type))
@@ -205,6 +210,7 @@ struct Walk<'a> {
     filter: &'a PlatformFilter,
     kept: Vec<PlatformRecord>,
     dropped: Vec<PlatformRecord>,
+    dropped_below: Vec<PlatformRecord>,
     needs: Vec<Need>,
     /// Number of index entries visited so far.
     nodes: usize,
@@ -309,8 +315,12 @@ impl Walk<'_> {
         level: &mut Level,
     ) -> Result<EntryAction> {
         let digest = &entry.descriptor.digest;
+        let is_index = media_type::shape(&entry.descriptor.media_type) == Shape::Index;
         let record = PlatformRecord {
-            platform: platform_label(platform, entry.attested().is_some()),
+            platform: match (platform, entry.attested()) {
+                (None, None) if is_index => INDEX.to_owned(),
+                (_, attested) => platform_label(platform, attested.is_some()),
+            },
             digest: digest.clone(),
         };
         if !keep || self.graph.is_dropped(entry) {
@@ -331,23 +341,18 @@ impl Walk<'_> {
         };
         let known = match self.visited.get(digest) {
             Some(known) => known.clone(),
-            None => self.nested(record, child, nested, depth, level)?,
+            None => self.nested(child, nested, depth, level)?,
         };
         level.runs |= known.runs;
+        if known.action == EntryAction::Drop {
+            self.dropped.push(record);
+        }
         Ok(known.action)
     }
 
     /// Carries or drops a nested index that is visited for the first time, and everything below it.
-    fn nested(
-        &mut self,
-        record: PlatformRecord,
-        raw: &Arc<RawManifest>,
-        index: &Index,
-        depth: usize,
-        level: &mut Level,
-    ) -> Result<Nested> {
-        let digest = record.digest.clone();
-        let first_kept = self.kept.len();
+    fn nested(&mut self, raw: &Arc<RawManifest>, index: &Index, depth: usize, level: &mut Level) -> Result<Nested> {
+        let (first_kept, first_dropped) = (self.kept.len(), self.dropped.len());
         let below = self.index(raw, index, depth + 1)?;
         let empty = match self.filter {
             PlatformFilter::All => below.lost_all,
@@ -355,9 +360,8 @@ impl Walk<'_> {
         };
         let action = if empty {
             // The whole nested index is dropped, including kept attestations below it.
-            let lost = self.kept.split_off(first_kept);
-            self.dropped.extend(lost);
-            self.dropped.push(record);
+            self.dropped_below.extend(self.kept.drain(first_kept..));
+            self.dropped_below.extend(self.dropped.drain(first_dropped..));
             EntryAction::Drop
         } else {
             level.original.extend(below.original);
@@ -373,7 +377,7 @@ impl Walk<'_> {
         };
         let runs = below.runs && !empty;
         let nested = Nested { action, runs };
-        self.visited.insert(digest, nested.clone());
+        self.visited.insert(raw.digest().clone(), nested.clone());
         Ok(nested)
     }
 

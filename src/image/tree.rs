@@ -107,22 +107,44 @@ impl Variant {
 /// A platform of an image, and the digest of its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlatformRecord {
-    /// Platform as `OS/ARCH[/VARIANT]`; `attestation` for BuildKit's `unknown/unknown`; `unknown` if nothing states a platform.
+    /// Platform as `OS/ARCH[/VARIANT]`; `attestation` for BuildKit's `unknown/unknown`; `index` for a nested index of which
+    /// nothing is carried; `unknown` if nothing states a platform.
     pub platform: String,
     /// Digest of the manifest.
     pub digest: Digest,
 }
 
-/// Returns the first platforms of a list as text, with the number of attestations at the end.
+/// Returns the labels of the platforms in a list, without nested indexes and attestations.
+pub fn platforms_alone(records: &[PlatformRecord]) -> impl Iterator<Item = &str> {
+    let labels = records.iter().map(|record| &*record.platform);
+    labels.filter(|label| ![INDEX, ATTESTATION].contains(label))
+}
+
+/// Returns the numbers of platforms, nested indexes and attestations in a list.
+pub fn platform_counts(records: &[PlatformRecord]) -> [u64; 3] {
+    let platforms = platforms_alone(records).count();
+    let attestations = records.iter().filter(|record| record.platform == ATTESTATION).count();
+    [platforms, records.len() - platforms - attestations, attestations].map(|count| count as u64)
+}
+
+/// Returns the result of [`platform_counts`] in words, without those that are 0.
+pub fn counts_in_words(counts: [u64; 3]) -> impl Iterator<Item = String> {
+    let words = [
+        ("platform", "platforms"),
+        ("nested index", "nested indexes"),
+        ("attestation", "attestations"),
+    ];
+    let counts = counts.into_iter().zip(words).filter(|(count, _)| *count > 0);
+    counts.map(|(count, (one, many))| counted(count, one, many))
+}
+
+/// Returns the first platforms of a list as text, with the numbers of nested indexes and attestations at the end.
 pub fn platform_list(records: &[PlatformRecord]) -> String {
-    let (attestations, platforms): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.platform == ATTESTATION);
-    let listed = few(platforms.iter().map(|record| quote(&record.platform)));
-    let count = counted(attestations.len() as u64, "attestation", "attestations");
-    match (platforms.is_empty(), attestations.is_empty()) {
-        (_, true) => listed,
-        (true, false) => count,
-        (false, false) => format!("{listed}, {count}"),
-    }
+    let [_, indexes, attestations] = platform_counts(records);
+    let mut parts = vec![few(platforms_alone(records).map(quote))];
+    parts.retain(|part| !part.is_empty());
+    parts.extend(counts_in_words([0, indexes, attestations]));
+    parts.join(", ")
 }
 
 /// A blob or referrer that is not carried.
@@ -230,7 +252,7 @@ pub struct ImageTree {
     pub choice: Choice,
     /// Platforms carried, in the order of the index.
     pub kept: Arc<[PlatformRecord]>,
-    /// Platforms not carried, in the order of the index.
+    /// Platforms not carried, in the order of the index. A nested index of which nothing is carried is one entry.
     pub dropped: Arc<[PlatformRecord]>,
     /// Blobs that are not carried.
     pub left_out: Arc<[LeftOut]>,
@@ -445,6 +467,9 @@ pub struct Blob {
 /// Platform label of BuildKit's attestations in records.
 pub(crate) const ATTESTATION: &str = "attestation";
 
+/// Platform label in records of a nested index of which nothing is carried, if its entry states no platform.
+pub(crate) const INDEX: &str = "index";
+
 /// Platform label in records if neither the index nor a config states a platform.
 pub(crate) const UNKNOWN: &str = "unknown";
 
@@ -458,24 +483,5 @@ pub(crate) fn platform_label(platform: Option<&Platform>, attestation: bool) -> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn platforms_are_listed_by_name_and_attestations_are_counted() {
-        let list = |platforms: &[&str]| {
-            let records = platforms.iter().map(|platform| PlatformRecord {
-                platform: (*platform).to_owned(),
-                digest: Digest::sha256(b"x"),
-            });
-            platform_list(&records.collect::<Vec<_>>())
-        };
-        assert_eq!(list(&["linux/amd64", "linux/arm64"]), "linux/amd64, linux/arm64");
-        assert_eq!(
-            list(&["attestation", "linux/amd64", "attestation"]),
-            "linux/amd64, 2 attestations"
-        );
-        assert_eq!(list(&["attestation"]), "1 attestation");
-        assert_eq!(list(&[]), "");
-    }
-}
+#[path = "tree_tests.rs"]
+mod tests;

@@ -330,6 +330,46 @@ fn nested_indexes_are_filtered_at_every_level() {
 }
 
 #[test]
+fn each_side_tells_the_same_of_what_was_dropped() {
+    let (cli, source, target) = (cli(), Double::new(), Double::new());
+    nested().push(&source, "a/nested", "1");
+    greeting().push(&source, "a/greeting", "1");
+    let names = ["a/nested:1", "a/greeting:1"].map(|name| format!("{}/{name}", source.host()));
+    let export = ["export", &names[0], &names[1], "-o", "b.tar", "--force"];
+    // The index of windows alone is not in the bundle, so that nobody who reads the bundle knows what it lists.
+    let windows = platforms_of(&greeting().root.json());
+    let windows = windows
+        .iter()
+        .filter(|platform| platform.starts_with("windows/"))
+        .count();
+    let sum = format!("2 images: {} platforms and 1 nested index left out", windows + 1);
+    cli.succeed(&export).says(&[&sum]);
+    let of_nested = "a/nested:1: left out windows/amd64, 1 nested index; ";
+    cli.succeed(&[&export[..], &["-v"]].concat()).says(&[of_nested]);
+    cli.succeed(&["import", "b.tar", "-d", &target.host(), "-v"])
+        .says(&[of_nested]);
+    let record = Tar::open(&cli.path("b.tar")).json("docker-mirror.json");
+    let inspected = cli.succeed(&["inspect", "b.tar", "--json"]).stdout;
+    let inspected: Value = serde_json::from_str(&inspected).unwrap();
+    for image in 0..2 {
+        let dropped = &record["images"][image]["dropped"];
+        assert_eq!(*dropped, inspected["images"][image]["dropped"]);
+    }
+    let labels = record["images"][1]["dropped"].as_array().unwrap().iter();
+    let labels: Vec<_> = labels.map(|dropped| dropped["platform"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["windows/amd64", "index"]);
+    let shown = cli.succeed(&["inspect", "b.tar", "--html", "page.html"]).stdout;
+    let page = std::fs::read_to_string(cli.path("page.html")).unwrap();
+    for text in [shown, page] {
+        assert!(text.contains("windows/amd64, 1 nested index"), "{text}");
+    }
+    // Where nothing is left, the error tells the platforms inside too, since the export has read that index.
+    cli.run(&["export", &names[0], "-o", "c.tar", "--platform", "linux/s390x"])
+        .expect_code(1)
+        .says(&["windows/arm64"]);
+}
+
+#[test]
 fn entries_without_a_platform_are_judged_by_their_config() {
     let cli = cli();
     let image = without_platforms();

@@ -80,13 +80,7 @@ fn recorded(
         let root = made.filtered.as_ref().map(|made| made.root.digest());
         !made.is_empty() && root == Some(filtered)
     });
-    let Some(Selection {
-        original,
-        kept,
-        dropped,
-        ..
-    }) = made
-    else {
+    let Some(made) = made else {
         let what = format!(
             "`{}` calls {filtered} the smaller index of {}, which it was not made from",
             record::MEMBER,
@@ -98,17 +92,14 @@ fn recorded(
     };
     // A missing manifest that the record does not list as dropped was lost.
     let recorded: HashSet<&Digest> = record.dropped.iter().map(|dropped| &dropped.digest).collect();
-    let lost = dropped.iter().map(|dropped| &dropped.digest);
+    let lost = made.dropped.iter().map(|dropped| &dropped.digest);
     walk.missing
         .extend(lost.filter(|digest| !recorded.contains(digest)).cloned());
     walk.problems()?;
     // The index that was read, which other images may share in memory; the newly made index has the same bytes.
-    let filtered = Some(smaller);
     let selection = Selection {
-        original,
-        filtered,
-        kept,
-        dropped,
+        filtered: Some(smaller),
+        ..made
     };
     Ok(filtered_tree(walk, image, record, selection))
 }

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use docker_mirror::{Choice, Content, Details, Digest, Inventory, InventoryImage, Part, Sharing, human_bytes, quote};
+use docker_mirror::{
+    Choice, Content, Details, Digest, Inventory, InventoryImage, Part, Sharing, counts_in_words, human_bytes,
+    platform_counts, platforms_alone, quote,
+};
 
 use super::chart;
 use super::markup::escape;
@@ -396,10 +399,11 @@ impl Page<'_> {
         for image in &inventory.images {
             let content = &image.content;
             if !content.dropped.is_empty() {
-                let platforms = list(
-                    content.dropped.iter().map(|dropped| dropped.platform.as_str()),
-                    MAX_LISTED,
-                );
+                let [_, indexes, attestations] = platform_counts(&content.dropped);
+                let mut parts = vec![list(platforms_alone(&content.dropped), MAX_LISTED)];
+                parts.retain(|part| !part.is_empty());
+                parts.extend(counts_in_words([0, indexes, attestations]));
+                let platforms = parts.join(", ");
                 row(
                     &image.reference,
                     None,

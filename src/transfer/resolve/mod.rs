@@ -28,7 +28,7 @@ use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, SelectResult, Selection, select};
-use crate::image::tree::{ATTESTATION, ImageTree, PlatformRecord};
+use crate::image::tree::{ATTESTATION, INDEX, ImageTree, PlatformRecord};
 use crate::inventory::locked_image::LockedImage;
 use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
@@ -235,7 +235,8 @@ impl Resolver {
                 "`{reference}`: its index lists nothing; it is carried as it is"
             ));
         } else if selection.is_empty() {
-            return Err(nothing_wanted(platforms, &selection.dropped));
+            let dropped = selection.dropped.iter().chain(&selection.dropped_below);
+            return Err(nothing_wanted(platforms, dropped));
         }
         let mut tree = ImageTree {
             filtered: selection.filtered,
@@ -370,11 +371,10 @@ pub(super) fn warn_of_absent(image: &Reference, absent: &str, progress: &Progres
 }
 
 /// Returns the error for an image with none of the requested platforms.
-fn nothing_wanted(filter: &PlatformFilter, dropped: &[PlatformRecord]) -> Error {
+fn nothing_wanted<'a>(filter: &PlatformFilter, dropped: impl Iterator<Item = &'a PlatformRecord>) -> Error {
     let mut has: Vec<&str> = dropped
-        .iter()
         .map(|d| d.platform.as_str())
-        .filter(|p| *p != ATTESTATION)
+        .filter(|p| ![ATTESTATION, INDEX].contains(p))
         .collect();
     has.dedup();
     let has = if has.is_empty() {

@@ -14,7 +14,7 @@ use crate::error::{Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::{RawManifest, View};
-use crate::image::media_type;
+use crate::image::media_type::{self, Shape};
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, MAX_NODES};
 use crate::text::counted;
@@ -394,8 +394,10 @@ impl Check<'_, '_> {
                     for entry in &index.entries {
                         let child = &entry.descriptor;
                         let is_absent = self.size_of(&child.digest).is_none();
-                        // Absent platforms are no fault if the record lists them as dropped, or the image may be sparse.
-                        if is_absent && (dropped.contains(&child.digest) || may_be_sparse) {
+                        // Absent platforms are no fault if the record lists them as dropped, or the image may be sparse. The
+                        // record does not list those of a dropped index, which may be present for another image.
+                        let may_lack = is_absent || media_type::shape(&child.media_type) == Shape::Index;
+                        if (may_lack && dropped.contains(&child.digest)) || (is_absent && may_be_sparse) {
                             continue;
                         }
                         open.push((child.digest.clone(), Some(child.size), child.media_type.clone()));
