@@ -206,7 +206,7 @@ impl Plan {
                 "the sizes of the blobs add up to more than a file can hold",
             )
         };
-        let mut blobs = Vec::new();
+        let mut blobs = Vec::with_capacity(all.len());
         // Offsets are known before the first byte is fetched, so that blobs can be written in any order.
         for blob in all {
             let prefix = tar_header::member(&layout::blob_path(&blob.digest), blob.size)?.len() as u64;
@@ -242,17 +242,31 @@ impl Plan {
     /// Everything before the first blob:
     /// the documents of the layout and all manifests, with their headers.
     ///
-    /// Returns an iterator that builds one piece at a time: together the pieces may have many megabytes.
+    /// Returns an iterator that builds one piece at a time: together the pieces may have many megabytes. A large document is
+    /// a piece of its own, which is not copied.
     pub fn front(&self) -> impl Iterator<Item = Result<Bytes>> + '_ {
         let mut members = self.front.iter();
+        let mut large: Option<&Bytes> = None;
+        let mut padding = 0;
         std::iter::from_fn(move || {
-            let mut piece = Vec::new();
-            for member in members.by_ref() {
-                if let Err(error) = append(&mut piece, member) {
-                    return Some(Err(error));
+            if let Some(content) = large.take() {
+                padding = padding_of(content);
+                return Some(Ok(content.clone()));
+            }
+            let mut piece = vec![0; std::mem::take(&mut padding)];
+            while piece.len() < PIECE
+                && large.is_none()
+                && let Some(member) = members.next()
+            {
+                match member.header() {
+                    Ok(header) => piece.extend(header),
+                    Err(error) => return Some(Err(error)),
                 }
-                if piece.len() >= PIECE {
-                    break;
+                if member.content.len() < PIECE {
+                    piece.extend_from_slice(&member.content);
+                    piece.resize(piece.len() + padding_of(&member.content), 0);
+                } else {
+                    large = Some(&member.content);
                 }
             }
             (!piece.is_empty()).then(|| Ok(piece.into()))
@@ -301,12 +315,9 @@ impl Plan {
     }
 }
 
-fn append(out: &mut Vec<u8>, member: &Member) -> Result<()> {
-    out.extend(member.header()?);
-    out.extend_from_slice(&member.content);
-    let padded = out.len() as u64 + tar_header::padding(member.content.len() as u64);
-    out.resize(usize::try_from(padded).unwrap_or(usize::MAX), 0);
-    Ok(())
+/// Returns the number of zero bytes after the content of a member, less than a block.
+fn padding_of(content: &Bytes) -> usize {
+    tar_header::padding(content.len() as u64) as usize
 }
 
 /// Sorts the images by their names in the bundle; an image that was requested twice appears once.

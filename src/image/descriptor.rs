@@ -1,5 +1,7 @@
 //! Descriptors (OCI image-spec, descriptor.md).
 
+use std::borrow::Cow;
+
 use super::digest::Digest;
 use super::media_type;
 use crate::error::{Error, Kind, Result};
@@ -11,7 +13,7 @@ pub(crate) const BROKEN: &str = "the image is broken: have it built or pushed ag
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Descriptor {
     /// Media type of the content, as its parent states it.
-    pub media_type: String,
+    pub media_type: Cow<'static, str>,
     /// Digest of the content.
     pub digest: Digest,
     /// Size of the content in bytes; at most `i64::MAX`, since the specification uses int64.
@@ -22,7 +24,7 @@ impl Descriptor {
     /// Creates a descriptor of `bytes` with their SHA-256 digest.
     pub fn from_content(media_type: &str, bytes: &[u8]) -> Self {
         Self {
-            media_type: media_type.to_owned(),
+            media_type: media_type::shared(media_type.to_owned()),
             digest: Digest::sha256(bytes),
             size: bytes.len() as u64,
         }

@@ -81,7 +81,7 @@ mod tests {
             "manifests": [ {"digest":"a", "unknown": 1.0}, {"digest":"b"}, {"digest":"c","size":1,"z":[1, 2]} ],
             "annotations": {"k": "v", "a": "b"} }"#;
         let new = Descriptor {
-            media_type: String::new(),
+            media_type: Default::default(),
             digest: Digest::sha256(b"x"),
             size: 77,
         };

@@ -1,5 +1,7 @@
 //! Determines the type of a manifest: from its own media type, else from the declared type, else from its fields.
 
+use std::borrow::Cow;
+
 use super::fields::{self, Object};
 use super::json::Members;
 use super::media_type::{self, Shape};
@@ -50,7 +52,7 @@ fn contradicts(declared: &str, stated: &str) -> bool {
 /// The fields of a document, its media type and its kind.
 pub(super) struct Head<'a> {
     pub(super) members: Members<'a>,
-    pub(super) media_type: String,
+    pub(super) media_type: Cow<'static, str>,
     pub(super) shape: Shape,
 }
 
@@ -133,7 +135,7 @@ pub(super) fn head<'a>(bytes: &'a [u8], declared: Option<&str>, object: Object) 
         ))),
         shape => Ok(Head {
             members,
-            media_type,
+            media_type: media_type::shared(media_type),
             shape,
         }),
     }

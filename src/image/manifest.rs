@@ -2,6 +2,7 @@
 //!
 //! The bytes are never rebuilt from a view, since the digest covers unknown fields, order and white space too.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -99,7 +100,7 @@ pub struct Index {
     /// Entries of the index, in order.
     pub entries: Vec<Entry>,
     /// Subject of the index, if the index is a referrer.
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
 }
 
 /// An entry of an index.
@@ -121,7 +122,7 @@ pub struct Image {
     /// Descriptors of the layers, in order; a blob may appear more than once.
     pub layers: Vec<Descriptor>,
     /// Subject of the manifest, if the manifest is a referrer.
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
 }
 
 impl Entry {
@@ -350,7 +351,7 @@ impl WireDescriptor {
         check_media_type(self.media_type.as_deref())?;
         Ok(Entry {
             descriptor: Descriptor {
-                media_type: self.media_type.unwrap_or_default(),
+                media_type: media_type::shared(self.media_type.unwrap_or_default()),
                 digest: self.digest,
                 size: self.size,
             },
@@ -394,7 +395,7 @@ fn blob(entry: Entry) -> Result<Descriptor> {
     Ok(entry.descriptor)
 }
 
-fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(String, View)> {
+fn parse(bytes: &[u8], declared: Option<&str>) -> Result<(Cow<'static, str>, View)> {
     let Head {
         members,
         media_type,
@@ -429,10 +430,10 @@ fn view(members: &Members<'_>, media_type: &str, shape: Shape) -> Result<View> {
     })
 }
 
-fn subject(members: &Members<'_>) -> Result<Option<Descriptor>> {
+fn subject(members: &Members<'_>) -> Result<Option<Box<Descriptor>>> {
     members
         .field::<WireDescriptor>("subject")?
-        .map(|wire| wire.check().map(|e| e.descriptor))
+        .map(|wire| wire.check().map(|e| Box::new(e.descriptor)))
         .transpose()
 }
 

@@ -1,5 +1,7 @@
 //! Media types of manifests and blobs: OCI image-spec, media-types.md, and Docker Image Manifest V2 Schema 2.
 
+use std::borrow::Cow;
+
 /// OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// OCI image manifest.
@@ -28,6 +30,28 @@ pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// Docker image manifest, schema 1.
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+
+/// Media types of most descriptors, for which [`shared`] allocates nothing.
+const COMMON: [&str; 11] = [
+    OCI_INDEX,
+    OCI_MANIFEST,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    DOCKER_CONFIG,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER,
+];
+
+/// Returns a media type for a descriptor, without an allocation of its own if the type is common: a run holds very many
+/// descriptors.
+pub(crate) fn shared(media_type: String) -> Cow<'static, str> {
+    let common = COMMON.into_iter().find(|common| *common == media_type);
+    common.map_or(Cow::Owned(media_type), Cow::Borrowed)
+}
 
 /// Value of the `Accept` header of a manifest request: all manifest types.
 pub const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \

@@ -43,8 +43,8 @@ pub(crate) fn is_referrers_tag(tag: &str) -> bool {
 /// Returns the digest of the subject that a manifest states.
 pub(crate) fn subject(manifest: &RawManifest) -> Option<Digest> {
     let stated = match manifest.view() {
-        View::Index(index) => index.subject.as_ref(),
-        View::Image(image) => image.subject.as_ref(),
+        View::Index(index) => index.subject.as_deref(),
+        View::Image(image) => image.subject.as_deref(),
         View::Other { .. } => {
             let document = document(manifest);
             return document.get("subject")?.get("digest")?.as_str()?.parse().ok();
@@ -86,8 +86,8 @@ pub(crate) fn artifact_type(manifest: &RawManifest, is_tagged: bool) -> String {
     }
     match manifest.view() {
         View::Image(image) => match image.layers.first().filter(|_| is_tagged) {
-            Some(layer) => layer.media_type.clone(),
-            None => image.config.media_type.clone(),
+            Some(layer) => layer.media_type.to_string(),
+            None => image.config.media_type.to_string(),
         },
         _ => manifest.media_type().to_owned(),
     }

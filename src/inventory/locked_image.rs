@@ -74,7 +74,7 @@ impl LockedImage {
         let piece = |descriptor: &Descriptor| Piece {
             digest: descriptor.digest.clone(),
             size: descriptor.size,
-            media_type: descriptor.media_type.as_str().into(),
+            media_type: (&*descriptor.media_type).into(),
         };
         let manifests = tree.manifests();
         Self {

@@ -219,7 +219,7 @@ fn descriptor(entry: &str) -> Option<Descriptor> {
     let media_type = media_type.filter(|media_type| check_media_type(Some(media_type)).is_ok());
     let size = entry.size.and_then(|text| serde_json::from_str::<u64>(text.get()).ok());
     Some(Descriptor {
-        media_type: media_type.unwrap_or_default(),
+        media_type: media_type.unwrap_or_default().into(),
         digest: entry.digest,
         // The digest alone says what the manifest is; its size only warns of one that is too large.
         size: size.unwrap_or_default(),

@@ -50,7 +50,7 @@ fn layers(bundle: &Bundle, name: &str) -> Vec<(String, String)> {
     image
         .layers
         .iter()
-        .map(|l| (l.media_type.clone(), l.digest.to_string()))
+        .map(|l| (l.media_type.to_string(), l.digest.to_string()))
         .collect()
 }
 

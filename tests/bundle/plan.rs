@@ -23,6 +23,25 @@ fn front_of(plan: &Plan) -> Vec<u8> {
     all
 }
 
+#[test]
+fn a_large_document_is_written_without_a_copy() {
+    let names = (0..1500).map(|number| format!("example.com/team/application-{number}:1"));
+    let trees: Vec<_> = names.map(|name| image(&name, &[b"config"])).collect();
+    let plan = Plan::new(&trees, &EXTRAS).unwrap();
+    front_of(&plan);
+    // Both passes are held at once, so that no buffer of the first is used again by the second.
+    let passes: [Vec<_>; 2] = [(); 2].map(|()| plan.front().map(Result::unwrap).collect());
+    assert!(
+        passes[0].iter().all(|piece| piece.len() < 1 << 20),
+        "a piece is one document at most"
+    );
+    let same = passes[0]
+        .iter()
+        .zip(&passes[1])
+        .filter(|(a, b)| a.as_ptr() == b.as_ptr());
+    assert_eq!(same.count(), 3, "`index.json`, `manifest.json` and the record");
+}
+
 fn blob(content: &[u8]) -> String {
     let digest = Digest::sha256(content);
     format!(

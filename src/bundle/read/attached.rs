@@ -286,8 +286,8 @@ pub(super) fn subject(store: &Store, entry: &Entry) -> Option<Digest> {
     let root = &entry.descriptor;
     let manifest = store.manifest(&root.digest, &root.media_type).ok();
     let own = manifest.as_ref().and_then(|manifest| match manifest.view() {
-        View::Index(index) => index.subject.as_ref(),
-        View::Image(image) => image.subject.as_ref(),
+        View::Index(index) => index.subject.as_deref(),
+        View::Image(image) => image.subject.as_deref(),
         View::Other { .. } => None,
     });
     match own {
@@ -442,7 +442,7 @@ fn stated_subject(store: &Store, root: &Descriptor) -> Option<Digest> {
     let size = store.size_of(&layer.digest).filter(|size| *size <= MAX_PAYLOAD)?;
     let mut bytes = vec![0; usize::try_from(size).ok()?];
     store.read_at(&layer.digest, 0, &mut bytes).ok()?;
-    match layer.media_type.as_str() {
+    match &*layer.media_type {
         SIMPLE_SIGNING => {
             let signature: Signature = serde_json::from_slice(&bytes).ok()?;
             Some(signature.critical.image.digest)

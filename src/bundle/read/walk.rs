@@ -225,7 +225,7 @@ impl<'a> Walk<'a> {
                 drop(self.store.budget().hold(listed * LEFT_OUT)?);
                 self.left_out.entry(blob.digest.clone()).or_insert_with(|| LeftOut {
                     digest: blob.digest.clone(),
-                    media_type: blob.media_type.clone(),
+                    media_type: blob.media_type.to_string(),
                     reason: "not in the archive; it may not be distributed".to_owned(),
                 });
                 continue;

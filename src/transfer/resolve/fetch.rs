@@ -269,7 +269,7 @@ impl Fetcher {
             match repository.registry.head_blob(&repository.name, &descriptor).await? {
                 Presence::Missing => Some(LeftOut {
                     digest: descriptor.digest,
-                    media_type: descriptor.media_type,
+                    media_type: descriptor.media_type.into_owned(),
                     reason: "a non-distributable layer that the registry does not have".to_owned(),
                 }),
                 _ => None,

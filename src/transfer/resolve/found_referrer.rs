@@ -95,7 +95,7 @@ pub(super) fn too_large_together() -> String {
 pub(super) fn left_out(entry: &Descriptor, why: &str) -> LeftOut {
     LeftOut {
         digest: entry.digest.clone(),
-        media_type: entry.media_type.clone(),
+        media_type: entry.media_type.to_string(),
         reason: why.to_owned(),
     }
 }

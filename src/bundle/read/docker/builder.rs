@@ -81,7 +81,7 @@ impl<'a> Builder<'a> {
             layers.push(self.layer(path, diff_id, store)?);
         }
         let config = Descriptor {
-            media_type: media_type::OCI_CONFIG.to_owned(),
+            media_type: media_type::OCI_CONFIG.into(),
             digest: digest.clone(),
             size: place.size,
         };
@@ -151,7 +151,7 @@ fn manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<RawManifest> {
     let descriptor = |d: &Descriptor| {
         let digest: oci_spec::image::Digest = d.digest.to_string().parse()?;
         DescriptorBuilder::default()
-            .media_type(MediaType::from(d.media_type.as_str()))
+            .media_type(MediaType::from(&*d.media_type))
             .digest(digest)
             .size(d.size)
             .build()

@@ -83,7 +83,7 @@ pub(in crate::bundle::read) fn examine(place: &Extent, name: &str, beyond: &mut 
     let digest = input.hasher.finish();
     Ok(Layer {
         descriptor: Descriptor {
-            media_type: media_type.to_owned(),
+            media_type: media_type.into(),
             digest,
             size: place.size,
         },

@@ -192,10 +192,7 @@ fn soundness(store: &Store, root: &Descriptor) -> Result<Soundness> {
     let fits = image.layers.len() == diff_ids.len()
         && image.layers.iter().zip(diff_ids).all(|(layer, diff_id)| {
             // The diff ID of a compressed layer cannot be compared without decompressing the layer.
-            let plain = matches!(
-                layer.media_type.as_str(),
-                media_type::OCI_LAYER | media_type::DOCKER_LAYER
-            );
+            let plain = matches!(&*layer.media_type, media_type::OCI_LAYER | media_type::DOCKER_LAYER);
             !plain || layer.digest == *diff_id
         });
     Ok(if fits {

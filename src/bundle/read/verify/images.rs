@@ -371,7 +371,7 @@ impl Check<'_, '_> {
             self.note_owner(&digest, user);
             if !self.blob(&digest, size, user) {
                 match tops.contains(&digest) && states_children {
-                    true => open.extend(kept.drain(..).map(|kept| (kept, None, String::new()))),
+                    true => open.extend(kept.drain(..).map(|kept| (kept, None, "".into()))),
                     false if self.made_here.contains(&digest) => {}
                     false => self.faults.unread(&digest),
                 }

@@ -1,5 +1,6 @@
 //! Where the survey of an image with unreadable documents starts.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::bundle::read::BundledImage;
@@ -9,7 +10,7 @@ use crate::image::digest::Digest;
 /// The manifests at which a survey starts, and what may be absent below them.
 pub(super) struct Roots<'a> {
     /// Digest, stated size and media type.
-    pub(super) open: Vec<(Digest, Option<u64>, String)>,
+    pub(super) open: Vec<(Digest, Option<u64>, Cow<'static, str>)>,
     /// Manifests of the platforms that the record states. They are surveyed in place of an index that cannot be read.
     pub(super) kept: Vec<Digest>,
     pub(super) dropped: HashSet<&'a Digest>,

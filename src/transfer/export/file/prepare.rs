@@ -127,10 +127,10 @@ impl Prepare {
             // The moved bytes are synced once, so that another power cut does not lose what the previous run saved.
             partial.sync()?;
         }
-        let there = slots(plan, |number, _| written.get(&number).cloned().unwrap_or_default());
+        let there = |number, _| written.get(&number).cloned().unwrap_or_default();
         // The journal is created before the first byte of the bundle is written: a file with content and no journal cannot
-        // be resumed.
-        let journal = Journal::create(&partial.journal(), &self.headers.new, &there, carried)?;
+        // be resumed. The list of slots takes much memory, and is dropped before the front is written.
+        let journal = Journal::create(&partial.journal(), &self.headers.new, &slots(plan, there), carried)?;
         write_front(partial, plan)?;
         for (number, slot) in plan.blobs().iter().enumerate() {
             if let Some(bytes) = self.configs.get(&slot.blob.digest)

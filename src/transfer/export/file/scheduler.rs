@@ -149,7 +149,7 @@ mod tests {
             let digest = Digest::sha256(&[u8::try_from(number).unwrap()]);
             let place = plan::BlobSlot {
                 blob: Descriptor {
-                    media_type: String::new(),
+                    media_type: Default::default(),
                     digest,
                     size: *size,
                 },

@@ -8,7 +8,7 @@ const ANYWHERE: u64 = u64::MAX;
 fn slot(content: &[u8], size: u64) -> Slot {
     let place = plan::BlobSlot {
         blob: Descriptor {
-            media_type: String::new(),
+            media_type: Default::default(),
             digest: Digest::sha256(content),
             size,
         },

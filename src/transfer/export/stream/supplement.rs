@@ -143,7 +143,7 @@ async fn find(wanted: &WantedBlob, repository: Repository, earlier: &Earlier) ->
     let digest = &wanted.digest;
     if let Some(size) = wanted.size.or_else(|| earlier.size_of(digest)) {
         let blob = Descriptor {
-            media_type: String::new(),
+            media_type: Default::default(),
             digest: digest.clone(),
             size,
         };
