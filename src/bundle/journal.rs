@@ -107,13 +107,18 @@ impl Journal {
     /// Replaces any file of the same name.
     ///
     /// With `synced`, the written ranges have reached the disk, and therefore also count after a power cut.
-    pub(crate) fn create(name: &JournalName, header: &Header, slots: &[OldSlot], synced: bool) -> Result<Self> {
+    pub(crate) fn create(
+        name: &JournalName,
+        header: &Header,
+        slots: impl Iterator<Item = OldSlot> + Clone,
+        synced: bool,
+    ) -> Result<Self> {
         // The file is replaced as a whole: a kill leaves the old journal or the new one, never half of either.
         let fresh = name.path.with_file_name(name.fresh());
         name.remove_fresh().map_err(|e| write_failed(&fresh, e, true))?;
         let create = || -> io::Result<(File, u64)> {
             let file = name.folder.create_new(&name.fresh())?;
-            let count = write_all(&file, header, slots, synced)?;
+            let count = write_all(&file, header, slots.clone(), synced)?;
             // The content has to be durable before the rename, or a power cut could leave an empty journal.
             file.sync_data()?;
             name.folder.rename(&name.fresh(), &name.name, true)?;
@@ -207,15 +212,21 @@ impl JournalName {
 }
 
 /// Writes a whole journal; returns the number of lines below its header.
-fn write_all(file: &File, header: &Header, slots: &[OldSlot], synced: bool) -> io::Result<u64> {
+fn write_all(
+    file: &File,
+    header: &Header,
+    slots: impl Iterator<Item = OldSlot> + Clone,
+    synced: bool,
+) -> io::Result<u64> {
     let mut out = BufWriter::new(file);
     serde_json::to_writer(&mut out, header)?;
     out.write_all(b"\n")?;
-    let mut count = slots.len() as u64;
-    for slot in slots {
+    let mut count = 0;
+    for slot in slots.clone() {
         out.write_all(slot.line().as_bytes())?;
+        count += 1;
     }
-    for (number, slot) in slots.iter().enumerate() {
+    for (number, slot) in slots.enumerate() {
         for range in slot.written.iter() {
             writeln!(out, "w {number} {} {}", range.start, range.end)?;
             count += 1;
@@ -269,7 +280,7 @@ mod tests {
 
     fn journal(folder: &Path, header: &Header) -> (JournalName, Journal) {
         let name = name(folder);
-        let journal = Journal::create(&name, header, &slots(), false).unwrap();
+        let journal = Journal::create(&name, header, slots().into_iter(), false).unwrap();
         (name, journal)
     }
 
@@ -322,7 +333,7 @@ mod tests {
         slots[1].written.insert(0..40);
         slots[1].written.insert(50..60);
         for (synced, expected) in [(false, [None, None]), (true, [Some(30), Some(40)])] {
-            let journal = Journal::create(&name, &other, &slots, synced).unwrap();
+            let journal = Journal::create(&name, &other, slots.iter().cloned(), synced).unwrap();
             journal.written(0, 30..50).unwrap();
             assert_eq!(ends(&name), expected, "synced: {synced}");
             journal.synced(|| Ok(())).unwrap();

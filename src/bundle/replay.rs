@@ -56,7 +56,7 @@ impl Replay {
     pub(crate) fn rewrite_synced_only(name: &JournalName) -> Result<()> {
         let (reader, header) = open(name)?;
         let Self { header, slots } = Self::read_lines(name, reader, header, false)?;
-        Journal::create(name, &header, &slots, true).map(drop)
+        Journal::create(name, &header, slots.into_iter(), true).map(drop)
     }
 
     fn read_lines(name: &JournalName, mut reader: BufReader<File>, header: Header, trust_all: bool) -> Result<Self> {

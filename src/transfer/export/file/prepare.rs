@@ -77,16 +77,14 @@ fn declared_types(trees: &[ImageTree]) -> BTreeMap<Digest, String> {
 
 /// Returns the slots of a plan in the journal's form.
 /// `written` returns the written ranges of a slot, by number and size.
-fn slots(plan: &Plan, written: impl Fn(usize, u64) -> Ranges) -> Vec<OldSlot> {
+fn slots(plan: &Plan, written: impl Fn(usize, u64) -> Ranges + Clone) -> impl Iterator<Item = OldSlot> + Clone {
     let slots = plan.blobs().iter().enumerate();
-    slots
-        .map(|(number, slot)| OldSlot {
-            digest: slot.blob.digest.clone(),
-            size: slot.blob.size,
-            offset: slot.offset,
-            written: written(number, slot.blob.size),
-        })
-        .collect()
+    slots.map(move |(number, slot)| OldSlot {
+        digest: slot.blob.digest.clone(),
+        size: slot.blob.size,
+        offset: slot.offset,
+        written: written(number, slot.blob.size),
+    })
 }
 
 /// Returns the ranges of a whole blob.
@@ -105,6 +103,7 @@ pub(super) fn slots_after(plan: &Plan, failures: &Failures) -> Vec<OldSlot> {
             false => whole(size),
         }
     })
+    .collect()
 }
 
 /// Prepares the file before blobs are fetched.
@@ -127,10 +126,10 @@ impl Prepare {
             // The moved bytes are synced once, so that another power cut does not lose what the previous run saved.
             partial.sync()?;
         }
-        let there = |number, _| written.get(&number).cloned().unwrap_or_default();
+        let there = |number: usize, _: u64| written.get(&number).cloned().unwrap_or_default();
         // The journal is created before the first byte of the bundle is written: a file with content and no journal cannot
-        // be resumed. The list of slots takes much memory, and is dropped before the front is written.
-        let journal = Journal::create(&partial.journal(), &self.headers.new, &slots(plan, there), carried)?;
+        // be resumed.
+        let journal = Journal::create(&partial.journal(), &self.headers.new, slots(plan, there), carried)?;
         write_front(partial, plan)?;
         for (number, slot) in plan.blobs().iter().enumerate() {
             if let Some(bytes) = self.configs.get(&slot.blob.digest)
@@ -174,7 +173,7 @@ impl Replan {
         relocate_blobs(partial, &self.header, plan, &self.old)?;
         partial.sync()?;
         let there = slots(plan, |_, size| whole(size));
-        Journal::create(&partial.journal(), &self.new, &there, true)?;
+        Journal::create(&partial.journal(), &self.new, there, true)?;
         for slot in plan.blobs() {
             frame(partial, slot)?;
         }

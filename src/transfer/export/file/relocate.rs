@@ -45,7 +45,7 @@ pub(super) fn relocate_blobs(
         partial.sync()?;
         let mut mover = Mover {
             partial,
-            journal: Journal::create(&partial.journal(), header, old, true)?,
+            journal: Journal::create(&partial.journal(), header, old.iter().cloned(), true)?,
             old,
             moved: 0,
             slots: old.len(),
@@ -240,7 +240,7 @@ mod tests {
             again.write_at(&all, 0).unwrap();
             let mut mover = Mover {
                 partial: &again,
-                journal: Journal::create(&again.journal(), &header, &old, true).unwrap(),
+                journal: Journal::create(&again.journal(), &header, old.iter().cloned(), true).unwrap(),
                 old: &old,
                 moved: 0,
                 slots: old.len(),
