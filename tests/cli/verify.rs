@@ -454,3 +454,28 @@ fn what_is_not_supported_is_not_called_damaged() {
         }
     }
 }
+
+#[test]
+fn a_list_of_nothing_replaces_an_earlier_one_and_is_told() {
+    let (cli, _registry) = exported();
+    let (layer, _) = super::want::layer_and_manifest(&cli);
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let sound = fs::read(cli.path("b.tar")).unwrap();
+    let target = Double::new();
+    let destination = format!("{}/m", target.host());
+    let verify = &["verify", "b.tar", "--want", "w.txt"][..];
+    for command in [verify, &["import", "b.tar", "-d", &destination, "--want", "w.txt"]] {
+        bundle.flip(&blob_name(&layer));
+        cli.run(verify).expect_code(5).hides(&["has no blob"]);
+        fs::write(cli.path("b.tar"), &sound).unwrap();
+        cli.succeed(command)
+            .says(&["note: nothing has to be fetched again: the want-list `w.txt` has no blob"]);
+        cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar"])
+            .says(&["nothing has to be fetched", "no supplement was written"]);
+        assert!(!cli.path("s.tar").exists());
+    }
+    fs::write(cli.path("cut.tar"), "").unwrap();
+    cli.run(&["verify", "cut.tar", "--want", "w.txt"])
+        .expect_code(5)
+        .says(&["note: nothing of what is wrong can be fetched"]);
+}

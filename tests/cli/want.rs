@@ -40,7 +40,7 @@ fn exported() -> (Cli, Double) {
 }
 
 /// A layer and a manifest of the images.
-fn layer_and_manifest(cli: &Cli) -> (String, String) {
+pub(super) fn layer_and_manifest(cli: &Cli) -> (String, String) {
     let document: Value = serde_json::from_str(&cli.succeed(&["inspect", "b.tar", "--json"]).stdout).unwrap();
     let digest = |value: &Value| value["digest"].as_str().unwrap().to_owned();
     let layer = digest(&document["images"][2]["platforms"][0]["layers"][0]);
@@ -351,31 +351,6 @@ fn an_import_that_fails_says_what_is_wanted() {
 }
 
 #[test]
-fn a_list_of_nothing_replaces_an_earlier_one_and_is_told() {
-    let (cli, _registry) = exported();
-    let (layer, _) = layer_and_manifest(&cli);
-    let bundle = Tar::open(&cli.path("b.tar"));
-    let sound = fs::read(cli.path("b.tar")).unwrap();
-    let target = Double::new();
-    let destination = format!("{}/m", target.host());
-    let verify = &["verify", "b.tar", "--want", "w.txt"][..];
-    for command in [verify, &["import", "b.tar", "-d", &destination, "--want", "w.txt"]] {
-        bundle.flip(&blob_name(&layer));
-        cli.run(verify).expect_code(5).hides(&["has no blob"]);
-        fs::write(cli.path("b.tar"), &sound).unwrap();
-        cli.succeed(command)
-            .says(&["note: nothing has to be fetched again: the want-list `w.txt` has no blob"]);
-        cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar"])
-            .says(&["nothing has to be fetched", "no supplement was written"]);
-        assert!(!cli.path("s.tar").exists());
-    }
-    fs::write(cli.path("cut.tar"), "").unwrap();
-    cli.run(&["verify", "cut.tar", "--want", "w.txt"])
-        .expect_code(5)
-        .says(&["note: nothing of what is wrong can be fetched"]);
-}
-
-#[test]
 fn a_want_list_that_is_wrong_is_refused_with_the_line() {
     let (cli, registry) = exported();
     let (layer, _) = layer_and_manifest(&cli);
@@ -403,7 +378,8 @@ fn a_want_list_that_is_wrong_is_refused_with_the_line() {
             text.lines().take(2).collect::<Vec<_>>().join("\n"),
             &["line 2", "cut off"],
         ),
-        (text.replace("b/one", "b/two"), &["changed or mistyped"]),
+        // One of sixteen changed lines has the right digit by chance.
+        (text.replace("b/one", "b/two"), &["mistyped"]),
         ("hello\n".to_owned(), &["line 1", "no want-list"]),
         (String::new(), &["line 1", "empty"]),
     ] {
