@@ -118,9 +118,11 @@ impl Plan {
             name: MemberName::File(name),
             content,
         };
+        let index = layout::index_json(&trees)?;
+        let index_checksum = Digest::sha256(&index);
         let mut front = vec![
             file(layout::FIRST_MEMBER, Bytes::from_static(layout::FIRST_CONTENT)),
-            file("index.json", layout::index_json(&trees)?.into()),
+            file("index.json", index.into()),
         ];
         let mut warnings = Vec::new();
         if extras.docker_manifest {
@@ -137,8 +139,9 @@ impl Plan {
             format_version: FORMAT_VERSION,
             images: layout::Streamed::new(trees.iter().map(|tree| image_record(tree))),
             missing,
+            index_checksum,
         };
-        let record = layout::pretty(&record)?;
+        let record = record::with_checksum(layout::pretty(&record)?);
         // A larger record would make a bundle that no reader of this program accepts.
         if record.len() as u64 > record::MAX_SIZE {
             return Err(Error::new(

@@ -39,6 +39,30 @@ pub(crate) struct Record<I = Vec<ImageRecord>> {
     /// Images that were requested and are not in the bundle (`--allow-partial`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+    /// SHA-256 of `index.json`.
+    pub index_checksum: Digest,
+}
+
+/// Name and layout of the last field of a record, the checksum of all bytes before it.
+const CHECKSUM: [&str; 2] = [",\n  \"checksum\": \"", "\"\n}\n"];
+
+/// Adds the checksum as the last field to a record, an indented JSON object.
+pub(crate) fn with_checksum(mut record: Vec<u8>) -> Vec<u8> {
+    let fields = record.strip_suffix(b"\n}\n").map_or(record.len(), <[u8]>::len);
+    record.truncate(fields);
+    let [start, end] = CHECKSUM;
+    let checksum = Digest::sha256(&record);
+    record.extend(format!("{start}{checksum}{end}").into_bytes());
+    record
+}
+
+/// Returns whether a record ends with the checksum of its other bytes.
+fn has_right_checksum(record: &[u8]) -> bool {
+    let [start, end] = CHECKSUM;
+    let length = start.len() + Digest::sha256(b"").to_string().len() + end.len();
+    record
+        .split_at_checked(record.len().saturating_sub(length))
+        .is_some_and(|(fields, last)| last == format!("{start}{}{end}", Digest::sha256(fields)).as_bytes())
 }
 
 /// The record of one image of the bundle.
@@ -116,6 +140,10 @@ pub(crate) struct Recorded {
     pub(crate) images: Vec<RecordedImage>,
     by_name: HashMap<String, usize>,
     pub(crate) missing: Vec<Missing>,
+    /// Whether the bytes are those that were written. A record of an earlier version, without checksums, counts as intact.
+    pub(crate) is_intact: bool,
+    /// SHA-256 of `index.json` as the record states it, if it does.
+    pub(crate) index_checksum: Option<String>,
 }
 
 /// One entry of the parsed record.
@@ -141,10 +169,18 @@ impl Recorded {
             images: Capped<&'a RawValue, MAX_ENTRIES>,
             #[serde(default)]
             missing: Capped<Missing, MAX_ENTRIES>,
+            // Texts, so that a damaged checksum does not make the record unusable.
+            #[serde(default, rename = "indexChecksum")]
+            index_checksum: Option<String>,
+            #[serde(default)]
+            checksum: Option<String>,
         }
         let document: Document<'_> = serde_json::from_slice(bytes)?;
+        let has_checksums = document.checksum.is_some() || document.index_checksum.is_some();
         let mut recorded = Self {
             missing: document.missing.0,
+            is_intact: !has_checksums || has_right_checksum(bytes),
+            index_checksum: document.index_checksum,
             ..Self::default()
         };
         for raw in document.images.0 {

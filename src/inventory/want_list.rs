@@ -338,7 +338,7 @@ fn check(number: usize, stated: &str, right: Sums, numbers: &[usize], expected: 
         [first, rest @ ..] => fault(*first, &format!("{MISTYPED}; the same is true of line {}", few(rest))),
         [] => fault(
             number,
-            "the check sum differs though the digit of each line is right: most likely this line is mistyped",
+            "the check sum differs though the digit of each line is right: this line or another one was changed or mistyped",
         ),
     })
 }

@@ -58,6 +58,9 @@ def check(path):
 
     index, record = json.loads(files["index.json"]), json.loads(files["docker-mirror.json"])
     assert list(index) == ["schemaVersion", "mediaType", "manifests"]
+    assert record["indexChecksum"] == "sha256:" + hashlib.sha256(files["index.json"]).hexdigest()
+    fields = files["docker-mirror.json"].rsplit(b",", 1)[0]
+    assert list(record)[-1] == "checksum" and record["checksum"] == "sha256:" + hashlib.sha256(fields).hexdigest()
     assert record["formatVersion"] == 1 and len(record["images"]) == len(index["manifests"])
     manifests, configs, others, titles = set(), set(), set(), []
     for entry, image in zip(index["manifests"], record["images"]):

@@ -456,3 +456,12 @@ fn files_that_are_no_locks_or_pages_are_not_replaced() {
     }
     assert_eq!(cli.files(), ["b.tar", "l.json", "p.html"]);
 }
+
+#[test]
+fn a_lock_has_all_platforms_of_the_bundle() {
+    let (cli, _registry) = exported();
+    cli.run(&["inspect", "b.tar", "--platform", "linux/amd64", "--lock", "b.lock"])
+        .expect_code(2)
+        .says(&["--lock", "--platform"]);
+    assert!(!cli.path("b.lock").exists());
+}

@@ -218,9 +218,11 @@ fn note_irregularities(bundle: &mut Assembled, keep: bool) {
     }
     for document in std::mem::take(&mut bundle.bad_documents) {
         let why = document.error.full();
-        bundle
-            .warnings
-            .push(format!("{why}; no image needs it, and it is ignored"));
+        bundle.warnings.push(match document.error.kind() {
+            // Every image is proved by its digests.
+            Kind::Integrity => why,
+            _ => format!("{why}; no image needs it, and it is ignored"),
+        });
     }
 }
 

@@ -95,7 +95,7 @@ impl LostReferrer {
     }
 }
 
-/// A document that cannot be read and that no image needs.
+/// A document that cannot be read and that no image needs, or that has other bytes than when it was written.
 #[derive(Debug)]
 pub(super) struct BadDocument {
     pub(super) archive: String,
@@ -113,6 +113,17 @@ impl BadDocument {
             offset: archive.files.get(member).map(|place| place.offset),
             error: error.with_hint(EDITED),
         }
+    }
+}
+
+impl Contents {
+    /// Whether a document has a fault that says more than that its bytes are others.
+    pub(super) fn has_faults(&self) -> bool {
+        let is_unreadable = |document: &BadDocument| document.error.kind() != Kind::Integrity;
+        // What only lacks a name is verified like any other image, and is no fault.
+        self.broken.iter().any(|broken| broken.root.is_none())
+            || !self.lost_referrers.is_empty()
+            || self.bad_documents.iter().any(is_unreadable)
     }
 }
 

@@ -46,10 +46,15 @@ pub(super) fn read(archive: &Archive, store: &Store, items: &Items, given: &mut 
     let listed = listing::entries(&bytes).map_err(in_index)?;
     // The names and references of the entries take no more memory than their text.
     let _held = store.budget().hold(bytes.len() as u64).map_err(in_index)?;
+    let bad_documents = recorded
+        .iter()
+        .flat_map(|recorded| record_check::changed_documents(archive, recorded, &bytes));
+    let bad_documents = bad_documents.collect();
     drop(bytes);
 
     let mut contents = Contents {
         places: listed.len(),
+        bad_documents,
         ..Contents::default()
     };
     let mut entries = Vec::with_capacity(listed.len());

@@ -77,7 +77,13 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
         }
         (Err(why), None) => return Err(why),
     };
-    contents.bad_documents = bad_documents;
+    contents.bad_documents.extend(bad_documents);
+    if contents.has_faults() {
+        // The fault that was found says more than a checksum.
+        contents
+            .bad_documents
+            .retain(|document| document.error.kind() != Kind::Integrity);
+    }
     take_out_misnamed(archive, store, &mut contents);
     if contents.images.is_empty() && contents.broken.is_empty() {
         let mut error = Error::new(Kind::Malformed, format!("`{}` holds no image", quote(&archive.label)));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::archive::Archive;
 use super::broken::BrokenImage;
-use super::contents::{Contents, LostReferrer};
+use super::contents::{BadDocument, Contents, LostReferrer};
 use super::names::{CONTAINERD_NAME, REF_NAME};
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, EDITED, FORMAT_VERSION, ImageRecord, MAX_SIZE, Recorded, RecordedImage};
@@ -222,6 +222,25 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Con
         let error = Error::new(Kind::Malformed, what).with_hint(EDITED);
         let broken = BrokenImage::named(archive, 0, vec![name], error);
         contents.broken.extend(broken);
+    }
+}
+
+/// Returns the record and `index.json` if their bytes are not those of their checksums.
+pub(super) fn changed_documents(archive: &Archive, recorded: &Recorded, index: &[u8]) -> Vec<BadDocument> {
+    let changed = |member| {
+        let what = format!(
+            "{}: it has other bytes than when the bundle was written",
+            archive.describe(member)
+        );
+        BadDocument::new(archive, member, Error::new(Kind::Integrity, what))
+    };
+    if !recorded.is_intact {
+        return vec![changed(record::MEMBER)];
+    }
+    let stated = recorded.index_checksum.as_ref();
+    match stated.is_none_or(|stated| *stated == Digest::sha256(index).to_string()) {
+        true => Vec::new(),
+        false => vec![changed("index.json")],
     }
 }
 

@@ -50,8 +50,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "[@N=|DIGEST=]IMAGE")]
     name: Vec<GivenName>,
 
-    /// Write a lock to this file: what `export --lock` needs to export the same again
-    #[arg(long, value_name = "FILE")]
+    /// Write a lock to this file: what `export --lock` needs to export the same again, with all platforms of the bundle
+    #[arg(long, value_name = "FILE", conflicts_with = "platform")]
     lock: Option<PathBuf>,
 
     /// Write a page to this file that shows all of it in a browser

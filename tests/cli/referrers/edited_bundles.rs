@@ -29,7 +29,7 @@ fn faults(document: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Writes a copy of a bundle in which one document is changed.
+/// Writes a copy of a bundle in which one document is changed, as an author would: without the checksums of the record.
 fn edit(bundle: &Tar, to: &std::path::Path, name: &str, change: impl FnOnce(&mut Value)) {
     let mut change = Some(change);
     let members = bundle.members.iter().map(|member| {
@@ -39,6 +39,13 @@ fn edit(bundle: &Tar, to: &std::path::Path, name: &str, change: impl FnOnce(&mut
         {
             let mut document = bundle.json(name);
             change(&mut document);
+            bytes = document.to_string().into_bytes();
+        }
+        if member.name == "docker-mirror.json" {
+            let mut document: Value = serde_json::from_slice(&bytes).unwrap();
+            for checksum in ["indexChecksum", "checksum"] {
+                document.as_object_mut().unwrap().remove(checksum);
+            }
             bytes = document.to_string().into_bytes();
         }
         (member.name.clone(), bytes)
@@ -486,4 +493,49 @@ fn a_signature_under_another_name_than_the_record_states_is_a_fault_and_no_image
             "{wrong}: {tags:?}"
         );
     }
+}
+
+#[test]
+fn every_byte_of_the_documents_of_a_bundle_is_checked() {
+    let (cli, source) = (cli(), registry(true));
+    signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let sound = fs::read(cli.path("b.tar")).unwrap();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    for name in ["index.json", "docker-mirror.json"] {
+        let member = bundle.member(name).unwrap();
+        // Bits all over the document, and in its last field.
+        let spread = (0..16).map(|part| member.size * part / 16 + 7 * part % 11);
+        for at in spread.chain([member.size - 20, member.size - 80]) {
+            let mut bytes = sound.clone();
+            bytes[(member.offset + at) as usize] ^= 1 << (at % 3);
+            fs::write(cli.path("e.tar"), bytes).unwrap();
+            let found = cli.run(&["verify", "e.tar"]);
+            assert_eq!(found.code, Some(5), "{name} {at}: {}", found.everything());
+        }
+    }
+    // A flipped bit in an annotation, which no digest shows: the import says so and goes on.
+    let index = bundle.member("index.json").unwrap();
+    let text = String::from_utf8(bundle.bytes("index.json")).unwrap();
+    let at = text.find("signature of the index").unwrap();
+    let mut bytes = sound.clone();
+    bytes[index.offset as usize + at] ^= 1;
+    fs::write(cli.path("e.tar"), bytes).unwrap();
+    let found = verified(&cli, &["e.tar"], 5);
+    let fault = &found["faults"][0];
+    assert_eq!(
+        (
+            &fault["kind"],
+            &fault["member"],
+            found["faults"].as_array().unwrap().len()
+        ),
+        (&json!("document"), &json!("index.json"), 1),
+        "{found}"
+    );
+    let target = registry(true);
+    cli.succeed(&["import", "e.tar", "-d", &target.host()]).says(&[
+        "warning: ",
+        "`index.json`",
+        "it has other bytes than when the bundle was written",
+    ]);
 }
