@@ -8,6 +8,7 @@ use super::faults::{Faults, User, lacks_a_name};
 use super::hash::Hashed;
 use super::result::{Fault, FaultKind};
 use super::roots::Roots;
+use super::wrong::AllWrong;
 use crate::bundle::read::documents::KnownConfig;
 use crate::bundle::read::{BrokenImage, Bundle, BundledImage, Referrer};
 use crate::error::{Kind, Result};
@@ -77,8 +78,6 @@ impl Group<'_> {
 
 /// Checks every image.
 pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut Faults<'_>) -> CheckedImages {
-    let is_wrong = |digest: &Digest| !hashed.wrong.sound_elsewhere.contains(digest);
-    let wrong = hashed.wrong.kinds.iter().filter(|(digest, _)| is_wrong(digest));
     let subjects = bundle.parts.referrers.iter().map(|referrer| &referrer.subject);
     let records = || bundle.parts.images.iter().filter_map(|image| image.record.as_deref());
     let originals: HashSet<&Digest> = records().map(|record| &record.original).collect();
@@ -86,7 +85,7 @@ pub(super) fn check(bundle: &Bundle, hashed: &Hashed, deep: bool, faults: &mut F
     let mut check = Check {
         bundle,
         deep,
-        wrong: wrong.map(|(digest, kind)| (digest.clone(), *kind)).collect(),
+        wrong: &hashed.wrong,
         arrived: &hashed.arrived,
         faults,
         content: HashMap::new(),
@@ -184,8 +183,7 @@ fn nameless(bundle: &Bundle) -> Vec<BundledImage> {
 struct Check<'a, 'b> {
     bundle: &'a Bundle,
     deep: bool,
-    /// Blobs whose bytes are wrong at every place.
-    wrong: HashMap<Digest, FaultKind>,
+    wrong: &'a AllWrong,
     arrived: &'a HashMap<Digest, u64>,
     faults: &'a mut Faults<'b>,
     content: Contents,
@@ -236,9 +234,9 @@ impl Check<'_, '_> {
             // The manifest was read, or was made from a manifest that was read.
             let (digest, size) = (manifest.digest(), manifest.descriptor().size);
             let is_lost = self.made_here.contains(digest) && self.size_of(digest).is_none();
-            match self.wrong.get(digest) {
+            match self.wrong.everywhere(digest) {
                 Some(kind) if !read.contains(digest) => {
-                    self.faults.add_user(*kind, digest, user);
+                    self.faults.add_user(kind, digest, user);
                     self.faults.remade(digest);
                 }
                 Some(_) => {
@@ -313,8 +311,8 @@ impl Check<'_, '_> {
     /// Checks that a blob is present and right; returns the result.
     fn blob(&mut self, digest: &Digest, size: Option<u64>, user: User<'_>) -> bool {
         self.refer(digest);
-        let kind = match (self.wrong.get(digest), self.size_of(digest)) {
-            (Some(kind), _) => *kind,
+        let kind = match (self.wrong.everywhere(digest), self.size_of(digest)) {
+            (Some(kind), _) => kind,
             (None, Some(actual)) => match size.filter(|size| *size != actual) {
                 None => return true,
                 Some(stated) => {
@@ -429,7 +427,7 @@ impl Check<'_, '_> {
     fn known_config(&mut self, config: &Descriptor, user: User<'_>) -> Result<Option<Arc<KnownConfig>>> {
         let digest = &config.digest;
         if !media_type::is_image_config(&config.media_type)
-            || self.wrong.contains_key(digest)
+            || self.wrong.everywhere(digest).is_some()
             || self.bundle.size_of(digest) != Some(config.size)
         {
             return Ok(None);
@@ -470,7 +468,8 @@ impl Check<'_, '_> {
             return;
         }
         for (layer, diff_id) in image.layers.iter().zip(diff_ids) {
-            if self.wrong.contains_key(&layer.digest) || self.bundle.size_of(&layer.digest) != Some(layer.size) {
+            if self.wrong.everywhere(&layer.digest).is_some() || self.bundle.size_of(&layer.digest) != Some(layer.size)
+            {
                 continue;
             }
             if layer.media_type.ends_with("+encrypted") {

@@ -22,6 +22,12 @@ pub(super) struct AllWrong {
 }
 
 impl AllWrong {
+    /// Returns the kind of fault of a blob whose bytes are wrong at every place; `None` for any other blob.
+    pub(super) fn everywhere(&self, digest: &Digest) -> Option<FaultKind> {
+        let kind = self.kinds.get(digest).copied();
+        kind.filter(|_| !self.sound_elsewhere.contains(digest))
+    }
+
     pub(super) fn add(&mut self, wrong: Wrong) {
         self.kinds.insert(wrong.digest.clone(), wrong.kind());
         match self.first.len() < Verification::MAX_FAULTS {
