@@ -22,6 +22,9 @@ use faults::Faults;
 pub use options::VerifyOptions;
 pub use result::{Checked, Fault, FaultKind, Verification};
 
+/// Memory in bytes of the record of a wrong blob.
+const WRONG: u64 = 96;
+
 /// Reads and verifies all bundles. `rest` is the unread part of a pipe.
 ///
 /// # Errors
@@ -34,6 +37,9 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
         None => hash::read_all(hash::places(bundle), progress),
         Some(rest) => hash::read_pipe(bundle, rest, progress)?,
     };
+    // Images have the less memory, the more is wrong.
+    let taken = hashed.wrong.kinds.len() as u64 * WRONG;
+    bundle.budget().take(taken.min(bundle.budget().left()))?;
     let mut checked = hashed.checked;
     checked.members += bundle.parts.documents;
     let mut files = bundle.parts.store.sums.clone();
