@@ -17,14 +17,14 @@ use crate::registry::Registry;
 pub(super) struct AbsentReferrers {
     /// Attachments that are to be pushed, or listed for their subject.
     pub(super) missing: Vec<Digest>,
-    /// Signatures that are not pushed, since the destination has others under their tag.
+    /// Signatures that are not pushed, since the destination has others under their tag, or does not let the tag be read.
     pub(super) kept_away: LeftReferrers,
 }
 
 /// Finds the attachments of an image that a repository lacks, or does not list for their subject.
 ///
 /// # Errors
-/// Errors of the connection.
+/// Errors of the connection, and of a tag that fails to be read.
 pub(super) async fn absent_referrers(
     registry: &Registry,
     repository: &str,
@@ -36,34 +36,42 @@ pub(super) async fn absent_referrers(
     for attachment in attachments_of_manifests(&tree.attachments, tree.pushed().all()) {
         let root = &attachment.variant.root;
         let is_there = match attachment.tag() {
-            Some(tag) => match tag_state(registry, repository, &Target::Tag(tag.clone())).await? {
-                TagState::Digest(held) if root.has_digest(&held) => true,
-                TagState::Digest(held) => {
-                    let there = registry
-                        .manifest_and_etag(repository, &Target::Digest(held.clone()))
-                        .await;
-                    match there.or_else(refusal_as_none)? {
-                        Some((there, _)) if has_all_layers(&there, root) => true,
-                        Some(_) if !merge_signatures => {
+            Some(tag) => {
+                let target = Target::Tag(tag.clone());
+                let is_there = match tag_state(registry, repository, &target).await? {
+                    TagState::Nothing => Ok(false),
+                    TagState::Digest(held) if root.has_digest(&held) => Ok(true),
+                    TagState::Digest(held) => match registry.manifest_and_etag(repository, &target).await {
+                        Ok(Some((there, _))) if has_all_layers(&there, root) => Ok(true),
+                        Ok(Some(_)) if !merge_signatures => {
                             absent.kept_away.add(attachment, &kept_away(&tag, &held));
                             continue;
                         }
-                        _ => false,
+                        Ok(_) => Ok(false),
+                        Err(error) => Err(error),
+                    },
+                    TagState::Unknown(error) => Err(error),
+                };
+                match is_there {
+                    Ok(is_there) => is_there,
+                    // A push could not read the tag either, and never overwrites one that may hold another signature.
+                    Err(error) => {
+                        absent.kept_away.add_rejected(attachment, error)?;
+                        continue;
                     }
                 }
-                TagState::Nothing => false,
-                TagState::Unknown(_) => true,
-            },
+            }
             None => {
                 let subject = &attachment.subject;
                 if !lists.contains_key(subject) {
                     lists.insert(subject, listed(registry, repository, subject).await?);
                 }
                 let is_listed = lists[subject].contains(root.digest());
-                is_listed
-                    && is_manifest_there(registry, repository, root)
-                        .await
-                        .or_else(|error| Ok::<_, Error>(refusal_as_none(error)?.unwrap_or(true)))?
+                // A referrer of which the registry does not say whether it has it is pushed again, which changes nothing there.
+                is_listed && {
+                    let is_there = is_manifest_there(registry, repository, root).await.map(Some);
+                    is_there.or_else(refusal_as_none)? == Some(true)
+                }
             }
         };
         if !is_there {

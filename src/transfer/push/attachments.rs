@@ -98,13 +98,9 @@ async fn put_attachment(
         Ok(TagWrite::Written) => effects.written_tags.extend(tag),
         Ok(TagWrite::Present) => {}
         Ok(TagWrite::KeptAway(why)) => left.add(attachment, &why),
-        Err(error) if is_loss(&error) => {
-            left.add(attachment, &error.full());
-            return Ok(false);
-        }
         Err(error) => {
-            let (kind, root) = (attachment.artifact_type(), attachment.variant.root.digest());
-            return Err(with_no_referrers_hint(error.context(format!("{kind} {root} of it"))));
+            left.add_rejected(attachment, error)?;
+            return Ok(false);
         }
     }
     Ok(true)

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::lost_attachments::LostAttachments;
 use crate::image::tree::{Attachment, ImageTree, LeftOut, Variant, attachments_of_manifests};
+use crate::transfer::referrers::{is_loss, with_no_referrers_hint};
 
 /// Blobs of attachments that a repository does not get, each with the reason.
 pub(super) type LostBlobs = Arc<HashMap<Digest, String>>;
@@ -51,6 +52,19 @@ impl LeftReferrers {
             return;
         }
         self.list.push(attachment.to_left_out(why));
+    }
+
+    /// Records an attachment that the registry rejects, or whose tag it does not let be read.
+    ///
+    /// # Errors
+    /// The error, if it does not concern this attachment alone.
+    pub(super) fn add_rejected(&mut self, attachment: &Attachment, error: Error) -> Result<()> {
+        if is_loss(&error) {
+            self.add(attachment, &error.full());
+            return Ok(());
+        }
+        let (kind, root) = (attachment.artifact_type(), attachment.variant.root.digest());
+        Err(with_no_referrers_hint(error.context(format!("{kind} {root} of it"))))
     }
 
     /// Records the attachments of the original index, after the registry refused that index.

@@ -149,6 +149,8 @@ pub(crate) fn decide(
     held: TagState,
     on_existing: OnExisting,
 ) -> Result<TagAction> {
+    let is_list = destination.tag().is_some_and(is_referrers_tag);
+    let is_beside = destination.tag().and_then(parse_tag_beside).is_some();
     let other = match held {
         TagState::Nothing => return Ok(TagAction::Push(None)),
         TagState::Digest(digest) if digest == *tree.pushed().root.digest() => return Ok(TagAction::Done),
@@ -158,11 +160,16 @@ pub(crate) fn decide(
             return Ok(TagAction::PushManifests(digest));
         }
         TagState::Digest(digest) => digest,
-        TagState::Unknown(_) if on_existing == OnExisting::Overwrite => return Ok(TagAction::Push(None)),
+        TagState::Unknown(_) if on_existing == OnExisting::Overwrite && !is_list && !is_beside => {
+            return Ok(TagAction::Push(None));
+        }
         TagState::Unknown(error) => {
-            return Err(error
-                .context(format!("cannot tell what `{destination}` holds"))
-                .with_hint("`--on-existing overwrite` pushes without knowing"));
+            let error = error.context(format!("cannot tell what `{destination}` holds"));
+            return Err(match is_list || is_beside {
+                // The tag may hold signatures of the destination's own users.
+                true => error,
+                false => error.with_hint("`--on-existing overwrite` pushes without knowing"),
+            });
         }
     };
     // An earlier run fell back to the filtered index; the registry may accept the sparse index now.
@@ -174,8 +181,6 @@ pub(crate) fn decide(
         }
         _ => {}
     }
-    let is_list = destination.tag().is_some_and(is_referrers_tag);
-    let is_beside = destination.tag().and_then(parse_tag_beside).is_some();
     match on_existing {
         OnExisting::Overwrite if is_list => Err(Error::new(
             Kind::Exists,

@@ -6,7 +6,7 @@ use super::super::support::image::{Document, Style};
 use super::super::support::images::small;
 use super::super::support::layout::Tar;
 use super::super::support::{Action, When};
-use super::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, cli, names, refer, registry, signed, tag_of};
+use super::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, cli, names, refer, registry, signed, tag_of};
 
 #[test]
 fn the_image_goes_where_a_registry_refuses_what_belongs_to_it() {
@@ -73,4 +73,78 @@ fn lists_without_end_and_manifests_without_bounds_are_cut_and_told() {
     let out = out.expect_code(1);
     assert!(out.stderr.contains(&large.digest), "{}", out.stderr);
     assert!(Tar::open(&cli.path("b.tar")).blob(&image.root.digest).is_some());
+}
+
+#[test]
+fn a_signature_whose_tag_cannot_be_read_is_lost_by_each_import_and_by_a_dry_run() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let tag = tag_of(&signed.image.root, ".sig");
+    for (action, is_loss) in [
+        (Action::error(400, "UNSUPPORTED", "no"), true),
+        (Action::error(403, "DENIED", "no"), true),
+        (Action::error(405, "UNSUPPORTED", "no"), true),
+        (Action::status(500), false),
+        (Action::html(), false),
+    ] {
+        for (has_list, has_other) in [(true, false), (false, false), (true, true)] {
+            let target = registry(has_list);
+            let host = target.host();
+            let import = ["import", "b.tar", "-d", &host, "--retries", "0"];
+            cli.succeed(&[&import[..], &["--no-referrers"]].concat());
+            if has_other {
+                beside(&target, "team/app", &signed.image.root, "sig", "by the site");
+            }
+            // With another signature, HEAD works, so that only what the tag has is unknown.
+            let when = match has_other {
+                true => When::get(&tag),
+                false => When::path(&tag),
+            };
+            target.add_fault(when, action.clone());
+            for flags in [&["--dry-run"][..], &[], &[], &["--dry-run"], &["--merge-signatures"]] {
+                let out = cli.run(&[&import[..], flags].concat());
+                let about = format!("{action:?} {has_list} {has_other} {flags:?}: {}", out.stderr);
+                assert_eq!(out.code, Some(1), "{about}");
+                let digest = &signed.signature.digest;
+                let said = match is_loss {
+                    true => out.stderr.contains(&format!("left out {digest}")),
+                    false => out.stderr.contains("1 of 1 images failed") && out.stderr.contains("--no-referrers"),
+                };
+                assert!(said, "{about}");
+            }
+            assert!(target.requests_of("PUT", &tag).is_empty(), "{}", target.transcript());
+        }
+    }
+}
+
+#[test]
+fn a_referrer_that_is_listed_and_cannot_be_read_is_put_again() {
+    let (cli, source, target) = (cli(), registry(true), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let import = ["import", "b.tar", "-d", &target.host()];
+    cli.succeed(&import);
+    let digest = &signed.belongings[0].digest;
+    for refused in [When::head(digest), When::get(&format!("/manifests/{digest}"))] {
+        target.add_fault(refused, Action::status(403));
+    }
+    target.forget_requests();
+    cli.succeed(&import);
+    assert_eq!(target.requests_of("PUT", digest).len(), 1, "{}", target.transcript());
+}
+
+#[test]
+fn a_signature_by_its_own_name_overwrites_no_tag_that_cannot_be_read() {
+    let (cli, source, target) = (cli(), registry(true), registry(true));
+    let signed = signed(&source);
+    let tag = tag_of(&signed.image.root, ".sig");
+    let own = beside(&target, "team/app", &signed.image.root, "sig", "by the site");
+    target.add_fault(When::head(&tag), Action::status(403));
+    target.add_fault(When::get(&tag), Action::status(403));
+    let by_name = format!("{}/team/app:{tag}", source.host());
+    let out = cli.run(&["-d", &target.host(), &by_name, "--retries", "0"]);
+    let out = out.expect_code(3).says(&["cannot tell what"]);
+    assert!(!out.stderr.contains("--on-existing overwrite"), "{}", out.stderr);
+    assert_eq!(target.manifest("team/app", &tag), Some(own.bytes));
 }
