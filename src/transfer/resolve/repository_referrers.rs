@@ -369,10 +369,14 @@ impl RepositoryReferrers {
         }
         let read = match &digest {
             // A manifest requested by its digest may be in the cache.
-            Some(digest) => {
-                let read = fetcher.manifest_within(&self.permits, repository, digest).await;
-                read.map(Some)
-            }
+            Some(digest) => match fetcher.manifest_within(&self.permits, repository, digest).await {
+                // Some registries state a wrong digest in their answer to HEAD.
+                Err(missing) if missing.kind() == Kind::NotFound => {
+                    let read = fetcher.find_tagged(&self.permits, repository, &target, TagLookup::Direct);
+                    read.await.and_then(|found| found.map(Some).ok_or(missing))
+                }
+                read => read.map(Some),
+            },
             None => {
                 let lookup = match direct {
                     true => TagLookup::Direct,

@@ -71,6 +71,42 @@ fn a_list_of_tags_that_lacks_signatures_hides_none() {
     }
 }
 
+#[test]
+fn a_wrong_digest_in_the_answer_to_a_head_of_a_tag_hides_no_referrer() {
+    let (cli, source) = (cli(), registry(false));
+    signed(&source);
+    source.add_fault(When::get("/tags/list"), Action::status(404));
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    source.add_fault(
+        When::head("/manifests/sha256-"),
+        Action::Header("docker-content-digest", Some(wrong)),
+    );
+    // The second export has the manifests in its cache.
+    for file in ["b.tar", "c.tar"] {
+        let out = cli.succeed(&["export", &names(&source), "-o", file]);
+        let about = format!("{}{}", out.stderr, source.transcript());
+        assert!(out.stderr.contains("5 referrers:"), "{about}");
+        assert!(!out.stderr.contains("it is listed and not there"), "{about}");
+    }
+}
+
+#[test]
+fn a_wrong_digest_in_the_answer_of_the_destination_to_a_head_of_a_tag_means_no_other_signature() {
+    let (cli, source, target) = (cli(), registry(true), registry(true));
+    let signed = signed(&source);
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    let import = ["import", "b.tar", "-d", &target.host()];
+    cli.succeed(&import);
+    let wrong = format!("sha256:{}", "0".repeat(64));
+    let head = When::head(&tag_of(&signed.image.root, ".sig"));
+    target.add_fault(head, Action::Header("docker-content-digest", Some(wrong)));
+    for dry_run in [&["--dry-run"][..], &[]] {
+        target.forget_requests();
+        cli.succeed(&[&import[..], dry_run].concat()).says(&["1 unchanged"]);
+        assert!(super::puts_nothing(&target), "{}", target.transcript());
+    }
+}
+
 fn tag_list(tags: &Value) -> Action {
     let list = json!({"name": "team/app", "tags": tags});
     answer("application/json", &list.to_string())
