@@ -3,7 +3,7 @@
 use super::Registry;
 use super::pull::manifest_of;
 use super::types::TagLookup;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::manifest::RawManifest;
 use crate::image::reference::Target;
 
@@ -53,6 +53,47 @@ impl Registry {
             }
         }
         Ok(None)
+    }
+
+    /// Reads a tag from all sources of a repository, since each may have other content under it. Returns the different manifests,
+    /// those of mirrors first, and the error of the last source, if it cannot be read.
+    ///
+    /// # Errors
+    /// [`Kind::Denied`] if this machine's configuration blocks the repository.
+    pub(crate) async fn find_manifests(
+        &self,
+        repository: &str,
+        tag: &Target,
+    ) -> Result<(Vec<RawManifest>, Option<Error>)> {
+        let mut found: Vec<RawManifest> = Vec::new();
+        let mut any_answer = false;
+        let mut places = self.places(repository, tag)?;
+        while let Some(place) = places.pop_front() {
+            let error = match manifest_of(&place, tag).await {
+                Ok(manifest) => {
+                    any_answer = true;
+                    if let Some(cache) = &self.host.context.cache {
+                        cache.put(&manifest);
+                    }
+                    if found.iter().all(|known| known.digest() != manifest.digest()) {
+                        found.push(manifest);
+                    }
+                    continue;
+                }
+                Err(error) if error.kind() == Kind::NotFound => {
+                    any_answer = true;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match places.front() {
+                Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
+                // The request for the referrers reports that the registry behind the mirror is unreachable.
+                None if any_answer && error.kind() == Kind::Network => {}
+                None => return Ok((found, Some(error))),
+            }
+        }
+        Ok((found, None))
     }
 
     /// Reads a tag's manifest from the registry itself, with its `ETag`; `None` if the tag does not exist.

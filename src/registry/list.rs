@@ -80,20 +80,22 @@ impl Registry {
     /// Returns at most `at_most` referrers of a manifest (signatures, attestations), each once.
     ///
     /// Returns `None` if the registry has no referrers API; that is remembered for each repository, unless the registry
-    /// answered for another manifest. Mirrors are asked before the registry.
+    /// answered for another manifest. Mirrors are asked as well as the registry, since the list of a cache may be older.
     ///
     /// # Errors
     /// Those of [`tags`](Self::tags): a refusal or failure does not mean that the manifest has no referrers.
     pub async fn referrers(&self, repository: &str, subject: &Digest, at_most: usize) -> Result<Option<Referrers>> {
         let mut places = self.places(repository, &Target::Digest(subject.clone()))?;
-        let mut known = None;
+        let mut known: Option<Referrers> = None;
         let mut any_answer = false;
         while let Some(place) = places.pop_front() {
             let error = match place.host.referrers(&place.repository, subject, at_most).await {
-                Ok(Some(found)) if !found.list.is_empty() => return Ok(Some(found)),
                 Ok(found) => {
                     any_answer = true;
-                    known = known.or(found);
+                    match (&mut known, found) {
+                        (Some(known), Some(found)) => known.add(found, at_most),
+                        (known, found) => *known = known.take().or(found),
+                    }
                     continue;
                 }
                 Err(error) => error,
@@ -104,7 +106,7 @@ impl Registry {
                     // Without the name of the manifest, so that the warning is the same for all manifests of all images.
                     let full = error.full();
                     self.host.context.warn_once(format!(
-                        "`{}` cannot be asked for signatures, and its mirrors list none, so that images may lack them: {}; \
+                        "`{}` cannot be asked for signatures, so that images may lack those that its mirrors do not list: {}; \
                          `--no-referrers` asks for none",
                         self.host.name,
                         error.shared_cause().unwrap_or(&full)

@@ -1,5 +1,7 @@
 //! Answers that several kinds of requests share.
 
+use std::collections::HashSet;
+
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 
@@ -59,6 +61,17 @@ pub struct Referrers {
 impl Referrers {
     pub(super) fn new(list: Vec<Descriptor>, more: bool, unusable: usize) -> Self {
         Self { list, more, unusable }
+    }
+
+    /// Adds the referrers of another source that are not in this list, up to `at_most` together.
+    pub(super) fn add(&mut self, other: Self, at_most: usize) {
+        let known: HashSet<Digest> = self.list.iter().map(|entry| entry.digest.clone()).collect();
+        let new = other.list.into_iter().filter(|entry| !known.contains(&entry.digest));
+        self.list.extend(new);
+        self.more |= other.more || self.list.len() > at_most;
+        self.list.truncate(at_most);
+        // The sources mostly have the same entries.
+        self.unusable = self.unusable.max(other.unusable);
     }
 }
 

@@ -138,6 +138,20 @@ impl Fetcher {
         found.map(|manifest| self.known(manifest)).transpose()
     }
 
+    /// Fetches the different manifests that the sources of a repository have under a tag, and returns the error of the last
+    /// source, if it cannot be read.
+    pub(super) async fn find_all_tagged(
+        &self,
+        permits: &Semaphore,
+        repository: &Repository,
+        tag: &Target,
+    ) -> Result<(Vec<Arc<RawManifest>>, Option<Error>)> {
+        let _permit = permits.acquire().await;
+        let (found, error) = repository.registry.find_manifests(&repository.name, tag).await?;
+        let found: Result<Vec<_>> = found.into_iter().map(|manifest| self.known(manifest)).collect();
+        Ok((found?, error))
+    }
+
     /// Adds a fetched manifest to the cache, or returns the equal manifest there: several tags may point at one manifest,
     /// which then counts against the budget once.
     fn known(&self, manifest: RawManifest) -> Result<Arc<RawManifest>> {

@@ -198,21 +198,77 @@ impl RepositoryReferrers {
             self.read(fetcher, repository, digest, referrers.list, &mut listed, &mut found)
                 .await?;
         }
-        let mut contents = contents.into_iter();
-        let tag = digest.referrers_tag();
-        match contents.next() {
-            Some(TagContent::Manifest(list)) => match list.view() {
+        let (lists, beside_it) = contents;
+        for list in lists {
+            self.read_list(fetcher, repository, digest, list, &mut listed, &mut found)
+                .await?;
+        }
+        for (suffix, content) in SUFFIXES.into_iter().zip(beside_it) {
+            found.extend(beside(&tag_beside(digest, suffix), suffix, content));
+        }
+        Ok(found)
+    }
+
+    /// Reads the tags of a subject: that of the list of referrers, and those of cosign.
+    async fn of_tags(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        known: &KnownRepository,
+        subject: Subject<'_>,
+    ) -> Result<(Vec<TagContent>, Vec<TagContent>)> {
+        let beside = SUFFIXES.map(|suffix| tag_beside(subject.digest, suffix));
+        let beside = beside
+            .iter()
+            .map(|tag| self.tagged(fetcher, repository, known, subject, tag));
+        let lists = self.lists(fetcher, repository, known, subject);
+        try_join(lists, try_join_all(beside)).await
+    }
+
+    /// Reads the tag of the list of referrers. All sources are asked, since a mirror may have an older list.
+    async fn lists(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        known: &KnownRepository,
+        subject: Subject<'_>,
+    ) -> Result<Vec<TagContent>> {
+        let tag = subject.digest.referrers_tag();
+        let target = Target::Tag(tag.clone());
+        if !repository.registry.has_mirrors(&repository.name, &target)? {
+            return Ok(vec![self.tagged(fetcher, repository, known, subject, &tag).await?]);
+        }
+        let (found, error) = fetcher.find_all_tagged(&self.permits, repository, &target).await?;
+        let unreadable = match error {
+            Some(error) if !self.is_lost(&error) => return Err(error),
+            error => error.map(|error| TagContent::Unreadable(None, error)),
+        };
+        Ok(found.into_iter().map(TagContent::Manifest).chain(unreadable).collect())
+    }
+
+    /// Reads the referrers that the tag of a list names.
+    async fn read_list(
+        &self,
+        fetcher: &Fetcher,
+        repository: &Repository,
+        of: &Digest,
+        content: TagContent,
+        listed: &mut HashSet<Digest>,
+        found: &mut Vec<Found>,
+    ) -> Result<()> {
+        let tag = of.referrers_tag();
+        match content {
+            TagContent::Manifest(list) => match list.view() {
                 // Earlier versions of this program pushed images without a tag to this tag; such an image is no list of
                 // referrers.
-                View::Index(index) if list.digest() != digest => {
+                View::Index(index) if list.digest() != of => {
                     let entries = index.entries.iter().map(|entry| entry.descriptor.clone());
                     let mut entries: Vec<Descriptor> = entries.collect();
-                    found.extend(more_than_read(digest, entries.len() > MAX_REFERRERS));
+                    found.extend(more_than_read(of, entries.len() > MAX_REFERRERS));
                     entries.truncate(MAX_REFERRERS);
-                    self.read(fetcher, repository, digest, entries, &mut listed, &mut found)
-                        .await?;
+                    self.read(fetcher, repository, of, entries, listed, found).await?;
                 }
-                _ if list.digest() == digest => {
+                _ if list.digest() == of => {
                     found.push(Found::NoList(format!(
                         "tag `{tag}` holds the image itself, which is no list of referrers"
                     )));
@@ -221,7 +277,7 @@ impl RepositoryReferrers {
                     "tag `{tag}` holds an image, which is no list of referrers"
                 ))),
             },
-            Some(TagContent::Unreadable(_, error)) => match error.kind() {
+            TagContent::Unreadable(_, error) => match error.kind() {
                 Kind::NotFound => found.push(Found::Missing(format!("tag `{tag}`: {DANGLING}"))),
                 Kind::Unsupported => found.push(Found::NoList(format!(
                     "tag `{tag}` holds no list of referrers: {}",
@@ -229,28 +285,9 @@ impl RepositoryReferrers {
                 ))),
                 _ => return Err(error),
             },
-            Some(TagContent::Nothing) | None => {}
+            TagContent::Nothing => {}
         }
-        for (suffix, content) in SUFFIXES.into_iter().zip(contents) {
-            found.extend(beside(&tag_beside(digest, suffix), suffix, content));
-        }
-        Ok(found)
-    }
-
-    /// Reads the tags of a subject: first that of the list of referrers, then those of cosign.
-    async fn of_tags(
-        &self,
-        fetcher: &Fetcher,
-        repository: &Repository,
-        known: &KnownRepository,
-        subject: Subject<'_>,
-    ) -> Result<Vec<TagContent>> {
-        let beside = SUFFIXES.map(|suffix| tag_beside(subject.digest, suffix));
-        let tags: Vec<String> = [subject.digest.referrers_tag()].into_iter().chain(beside).collect();
-        let contents = tags
-            .iter()
-            .map(|tag| self.tagged(fetcher, repository, known, subject, tag));
-        try_join_all(contents).await
+        Ok(())
     }
 
     /// Reads the manifests of a list of referrers and checks that their subject is `of`.

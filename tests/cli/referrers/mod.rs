@@ -8,6 +8,7 @@ mod left_out;
 mod locked;
 mod losses;
 mod lost_blobs;
+mod mirrors;
 mod odd_answers;
 mod refusals;
 mod requests;
