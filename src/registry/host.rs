@@ -82,6 +82,8 @@ pub(super) struct Host {
     pub(super) no_referrers: Mutex<HashSet<String>>,
     /// Set when the host answered with a list of referrers, of any repository.
     pub(super) has_referrers: AtomicBool,
+    /// Whether the host answered for a repository as if it had no referrers API, and whether it answered with a list.
+    pub(super) referrers_answers: Mutex<HashMap<String, [bool; 2]>>,
     /// Set when the host used up the time for a list of tags, and for a list of referrers.
     pub(super) lists_slowly: [AtomicBool; 2],
     /// Whether the host accepts several tags of a manifest in one request.
@@ -164,6 +166,7 @@ impl Host {
             no_ranges: AtomicBool::new(false),
             no_referrers: Mutex::default(),
             has_referrers: AtomicBool::new(false),
+            referrers_answers: Mutex::default(),
             lists_slowly: Default::default(),
             tags_at_once: TagsAtOnce::default(),
             rate_limit: Mutex::new(None),

@@ -151,14 +151,20 @@ impl Host {
                 // Only the first page decides: if it is not an index, the registry has no referrers API.
                 Err(error) if !any && error.kind() == Kind::Unsupported => {
                     // A registry that answered once has the API, and a 404 about the subject says nothing about the API.
-                    if !pages.is_about_subject && !self.has_referrers.load(Ordering::Relaxed) {
-                        self.no_referrers.lock().insert(repository.to_owned());
+                    if !pages.is_about_subject {
+                        if !self.has_referrers.load(Ordering::Relaxed) {
+                            self.no_referrers.lock().insert(repository.to_owned());
+                        }
+                        self.note_referrers_answer(repository, false);
                     }
                     return Ok(None);
                 }
                 Err(error) => return Err(error.context(&pages.action)),
             };
-            self.has_referrers.store(true, Ordering::Relaxed);
+            if !any {
+                self.has_referrers.store(true, Ordering::Relaxed);
+                self.note_referrers_answer(repository, true);
+            }
             any = true;
             unusable += skipped;
             for entry in entries {
@@ -169,6 +175,23 @@ impl Host {
             }
         }
         Ok(Some(Referrers::new(found.list, false, unusable)))
+    }
+
+    /// Records an answer to a request for referrers, and warns, once, if the answers for a repository contradict each other. What
+    /// a mirror does not list may be listed by the registry behind it.
+    fn note_referrers_answer(&self, repository: &str, is_list: bool) {
+        let mut answers = self.referrers_answers.lock();
+        let of_repository = answers.entry(repository.to_owned()).or_default();
+        of_repository[usize::from(is_list)] = true;
+        let contradict = *of_repository == [true, true];
+        drop(answers);
+        if contradict && !self.is_mirror {
+            self.context.warn_once(format!(
+                "`{}/{repository}` lists what refers to some manifests, and answers for others as if it had no such lists, so that \
+                 signatures may be missing; run again later, or ask the registry's operator",
+                self.name
+            ));
+        }
     }
 }
 
