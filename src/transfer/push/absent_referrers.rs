@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::left_referrers::{LeftReferrers, kept_away};
+use super::merge_signature::config_of_signature;
 use super::tag::{TagState, is_manifest_there, tag_state};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -47,14 +48,15 @@ pub(super) async fn absent_referrers(
                             absent.kept_away.add(attachment, &kept_away(&tag, &held));
                             continue;
                         }
-                        Ok(_) => Ok(false),
+                        Ok(Some((there, _))) => config_of_signature(&there).map(|_| false),
+                        Ok(None) => Ok(false),
                         Err(error) => Err(error),
                     },
                     TagState::Unknown(error) => Err(error),
                 };
                 match is_there {
                     Ok(is_there) => is_there,
-                    // A push could not read the tag either, and never overwrites one that may hold another signature.
+                    // A push could not read the tag or add to it either, and never overwrites what may be another signature.
                     Err(error) => {
                         absent.kept_away.add_rejected(attachment, error)?;
                         continue;

@@ -18,7 +18,7 @@ use crate::image::referrer::{has_all_layers, signature_identity};
 use crate::registry::{BlobSource, BlobStream, Refusal};
 
 /// Maximum number of rounds of reading, extending and writing a tag while other clients write to it.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 5;
 
 /// Adds the layers of a signature to the signature that a tag holds.
 /// The layers must already be in the repository.
@@ -37,18 +37,18 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
         if has_all_layers(&held, ours) {
             return Ok(());
         }
-        let View::Image(image) = held.view() else {
-            return Err(no_signature(&held));
-        };
-        if image.layers.iter().any(|layer| is_layer(&layer.media_type)) {
-            return Err(no_signature(&held));
-        }
-        let config = registry.small_blob(repository, &image.config).await?;
+        let config_of_held = config_of_signature(&held)?;
+        let config = registry.small_blob(repository, config_of_held).await?;
         let (merged, config) = merged(&held, ours, &config)?;
-        let descriptor = Descriptor::from_content(&image.config.media_type, &config);
+        let descriptor = Descriptor::from_content(&config_of_held.media_type, &config);
         registry
             .push_blob(repository, &descriptor, &InMemory(config), None)
             .await?;
+        // Another client may have written the tag during the push of the config, which takes several requests.
+        let now = registry.manifest_and_etag(repository, &target).await?;
+        if now.is_none_or(|(now, _)| now.digest() != held.digest()) {
+            continue;
+        }
         match registry
             .put_manifest_over(repository, &target, &merged, etag.as_deref())
             .await
@@ -69,6 +69,17 @@ pub(super) async fn merge(putter: &ManifestPutter, tag: &str, ours: &RawManifest
             let what = format!("other programs changed the tag `{tag}` at the same time{why}");
             Err(Error::new(Kind::Exists, what))
         }
+    }
+}
+
+/// Returns the config of a signature.
+///
+/// # Errors
+/// [`Kind::Malformed`] if the manifest is no signature that layers can be added to.
+pub(super) fn config_of_signature(held: &RawManifest) -> Result<&Descriptor> {
+    match held.view() {
+        View::Image(image) if !image.layers.iter().any(|layer| is_layer(&layer.media_type)) => Ok(&image.config),
+        _ => Err(no_signature(held)),
     }
 }
 

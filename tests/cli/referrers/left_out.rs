@@ -30,7 +30,7 @@ fn signatures_of_what_is_left_out_are_left_out_by_a_bundle_too() {
         (&["--no-referrers"], vec![]),
         (&["--no-referrers", "--only", "*:1"], vec![]),
         (&["--platform", "linux/amd64"], of(amd64).to_vec()),
-        (&["--platform", "linux/amd64", "--referrers", "nothing"], vec![]),
+        (&["--platform", "linux/amd64", "--referrers", "text/nothing"], vec![]),
     ];
     for (flags, mut expected) in cases {
         let target = registry(true);
@@ -165,8 +165,10 @@ fn an_image_is_taken_for_no_list_and_no_signature() {
     let other = small(Style::Oci, "linux/amd64", "other");
     other.push(&target, "team/app", &sig);
     let import = ["import", "b.tar", "-d", &target.host(), "--merge-signatures"];
-    let out = cli.run(&import).expect_code(1);
-    out.says(&["is no signature that another one can be added to"]);
+    for dry_run in [&["--dry-run"][..], &[], &["--dry-run"], &[]] {
+        let out = cli.run(&[&import[..], dry_run].concat()).expect_code(1);
+        out.says(&["is no signature that another one can be added to"]);
+    }
     assert_eq!(target.manifest("team/app", &sig), Some(other.root.bytes.clone()));
 
     // What did not go is not counted.
@@ -245,4 +247,35 @@ fn what_another_writer_drops_before_the_tag_of_the_image_is_in_place_is_added_ag
         );
         assert_eq!(out.stderr.contains("stays as it is"), !merges, "{about}");
     }
+}
+
+#[test]
+fn what_another_writer_adds_to_a_tag_while_two_signatures_are_merged_stays() {
+    let (cli, source, target) = (cli(), registry(false), registry(false));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    image.push(&source, "team/app", "1");
+    let ours = beside(&source, "team/app", &image.root, "sig", "by the source");
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    // The destination has all blobs, so that the only upload is that of the config of both signatures.
+    image.push(&target, "team/app", "1");
+    for text in ["by the source", "by the site"] {
+        beside(&target, "team/app", &image.root, "sig", text);
+    }
+    let gate = Gate::closed();
+    target.add_fault(When::post("/blobs/uploads/"), Action::Hold(gate.clone()));
+    let host = target.host();
+    let import = ["import", "b.tar", "-d", &host, "--merge-signatures"];
+    let (out, theirs) = std::thread::scope(|scope| {
+        let import = scope.spawn(|| cli.run(&import));
+        wait_until("the config is pushed", || gate.arrived() > 0);
+        let theirs = beside(&target, "team/app", &image.root, "sig", "by the other");
+        gate.open();
+        (import.join().unwrap(), theirs)
+    });
+    let out = out.expect_code(0);
+    let held = target.manifest("team/app", &tag_of(&image.root, ".sig")).unwrap();
+    let held: Value = serde_json::from_slice(&held).unwrap();
+    let layers = [&theirs, &ours].map(|signature| signature.json()["layers"][0].clone());
+    let about = format!("{}{}", out.stderr, target.transcript());
+    assert_eq!(*held["layers"].as_array().unwrap(), layers, "{about}");
 }
