@@ -29,7 +29,7 @@ impl ReferrerChoice {
     /// `require`, and patterns (`*`, `?`, `[…]`, `{a,b}`) for artifact types. Without a pattern, all types are carried.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for an empty or invalid pattern.
+    /// [`Kind::Usage`] for an empty or invalid pattern, and for a word that can be no type, such as a mistyped `require`.
     pub fn from_flags(flags: &[String]) -> Result<Self> {
         let mut choice = Self::all();
         for flag in flags {
@@ -38,8 +38,13 @@ impl ReferrerChoice {
                 continue;
             }
             let shown = quote(flag);
-            if flag.is_empty() {
-                return Err(Error::new(Kind::Usage, "the artifact type of referrers is empty")
+            let problem = match flag.contains(['/', '*', '?', '[', '{']) {
+                _ if flag.is_empty() => Some("the artifact type of referrers is empty".to_owned()),
+                false => Some(format!("`{shown}` is no artifact type of referrers: a type has a `/`")),
+                true => None,
+            };
+            if let Some(problem) = problem {
+                return Err(Error::new(Kind::Usage, problem)
                     .with_hint("write a type such as `application/vnd.dev.sigstore.*`, or `require`"));
             }
             let glob = GlobBuilder::new(flag).build().map_err(|e| {
@@ -158,7 +163,7 @@ mod tests {
             assert_eq!(choice.is_required(), flags.contains(&"require".to_owned()));
         }
         assert!(!ReferrerChoice::default().takes(sbom));
-        for bad in ["", "["] {
+        for bad in ["", "[", "Require", "required", "spdx"] {
             let error = ReferrerChoice::from_flags(&[bad.to_owned()]).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{bad}");
         }
