@@ -379,7 +379,7 @@ fn a_want_list_that_is_wrong_is_refused_with_the_line() {
             &["line 2", "cut off"],
         ),
         // One of sixteen changed lines has the right digit by chance.
-        (text.replace("b/one", "b/two"), &["mistyped"]),
+        (text.replace("b/one", "b/two"), &["changed or mistyped"]),
         ("hello\n".to_owned(), &["line 1", "no want-list"]),
         (String::new(), &["line 1", "empty"]),
     ] {
