@@ -234,6 +234,35 @@ fn every_flag_of_the_documents_exists() {
     }
 }
 
+#[test]
+fn a_ci_file_names_the_checksum_that_is_not_set() {
+    for name in [
+        "github-actions.yml",
+        "gitlab-ci.yml",
+        "gitlab-ci-packages.yml",
+        "Jenkinsfile",
+    ] {
+        let text = fs::read_to_string(root().join("docs/ci").join(name)).unwrap();
+        let lines = text.lines().map(|line| line.trim().trim_start_matches("- "));
+        let checks: Vec<&str> = lines
+            .filter(|line| line.contains("sha256sum --check --quiet"))
+            .collect();
+        assert!(!checks.is_empty(), "{name}");
+        for check in checks {
+            let output = Command::new("sh")
+                .args(["-c", check])
+                .env("TOOL_SHA256", "")
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(
+                !output.status.success() && text.contains("TOOL_SHA256: set it"),
+                "{name}: {text}"
+            );
+        }
+    }
+}
+
 /// Returns the Rust source without comments, with texts that span several lines joined.
 fn sources(folder: &Path) -> String {
     let mut all = String::new();
