@@ -163,7 +163,12 @@ impl Authenticator {
         if !need.login_is_optional() {
             return match found.faults.is_empty() {
                 true => Ok(found),
-                false => Err(found.faults.swap_remove(0).with_shared_cause()),
+                // One kind, and so one exit code, however the login of this machine is broken.
+                false => Err(found
+                    .faults
+                    .swap_remove(0)
+                    .with_kind(Kind::Unauthorized)
+                    .with_shared_cause()),
             };
         }
         for fault in &found.faults {

@@ -319,10 +319,27 @@ fn a_push_stops_where_its_login_cannot_be_read() {
             let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
             let host = target.host();
             arguments.extend(["-d", &host]);
-            cli.run(&arguments).expect_code(1).says(&[words]);
+            cli.run(&arguments).expect_code(3).says(&[words]);
         }
     }
     assert_eq!(target.count("*", "/token"), 0, "{}", target.transcript());
+}
+
+#[test]
+fn a_variable_that_is_for_no_host_of_the_run_is_named_with_the_right_spelling() {
+    let registry = basic();
+    let host = registry.host();
+    let mut cli = cli();
+    cli.set("DOCKER_MIRROR_USERNAME_127_0_0_1", USER);
+    cli.set("DOCKER_MIRROR_PASSWORD_127_0_0_1", PASSWORD);
+    let spelled = host.replace(['.', ':'], "_");
+    cli.run(&["export", &format!("{host}/a/b:1"), "-o", "b.tar"])
+        .expect_code(3)
+        .says(&[
+            "no credentials were found",
+            &format!("`DOCKER_MIRROR_USERNAME_127_0_0_1` (`{host}` is spelled `{spelled}`)"),
+        ])
+        .hides(&[PASSWORD]);
 }
 
 #[test]

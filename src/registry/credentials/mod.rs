@@ -18,7 +18,7 @@ pub use self::options::{CredentialFile, CredentialOptions, FileFormat, HostLogin
 pub use self::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
 use crate::progress::Progress;
-use crate::text::quote;
+use crate::text::{few, quote};
 
 /// Lookup of credentials for repositories.
 ///
@@ -139,6 +139,13 @@ impl Credentials {
                 given: true,
             });
             return found;
+        }
+        if !self.host_logins.is_empty() {
+            let spelled = HostLogin::spell(&host);
+            let others = few(self.host_logins.iter().map(|login| &login.origin));
+            found
+                .searched
+                .push(format!("{others} (`{}` is spelled `{spelled}`)", quote(&host)));
         }
         for (file, cell) in &self.files {
             match cell.get_or_try_init(|| async { AuthFile::read(file) }).await {
