@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::text::Line;
+use crate::text::{Line, byte_count};
 
 /// A stage of an operation before the blobs to transfer are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +215,7 @@ pub fn human_duration(time: Duration) -> String {
 pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
-        return format!("{bytes} bytes");
+        return byte_count(bytes);
     }
     #[allow(clippy::cast_precision_loss, reason = "two digits are shown")]
     let mut value = bytes as f64 / 1024.0;
@@ -241,6 +241,19 @@ mod tests {
             (u64::MAX, "more than 30 days"),
         ] {
             assert_eq!(human_duration(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_number_of_bytes_is_shown_for_people() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (2, "2 bytes"),
+            (1536, "1.5 KiB"),
+            (u64::MAX, "16384.0 PiB"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
         }
     }
 }

@@ -25,6 +25,11 @@ pub fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// Returns a number of bytes in words.
+pub(crate) fn byte_count(number: u64) -> String {
+    counted(number, "byte", "bytes")
+}
+
 /// Maximum number of items that a message lists;
 /// a message states only the number of further items.
 pub const LISTED: usize = 10;
@@ -144,7 +149,7 @@ fn bounded(text: &[u8], limit: usize) -> String {
     match left {
         0 => {}
         1 => out.push_str("… (1 byte more)"),
-        left => out.push_str(&format!("… ({left} bytes more)")),
+        left => out.push_str(&format!("… ({} more)", byte_count(left as u64))),
     }
     out
 }
@@ -285,8 +290,14 @@ impl Warnings {
             self.lines.pop();
         }
         self.more += more;
-        self.lines
-            .push(format!("{} more warnings are not shown", self.more).into());
+        self.lines.push(
+            counted(
+                self.more as u64,
+                "more warning is not shown",
+                "more warnings are not shown",
+            )
+            .into(),
+        );
     }
 }
 
@@ -398,5 +409,8 @@ mod tests {
         all.append(warnings);
         assert_eq!((all.len(), &*all[0]), (MAX_WARNINGS + 1, "one"));
         assert_eq!(all[MAX_WARNINGS], "499902 more warnings are not shown");
+        let mut one_more: Warnings = (0..MAX_WARNINGS).map(|number| number.to_string()).collect();
+        one_more.push("x".to_owned());
+        assert_eq!(one_more[MAX_WARNINGS], "1 more warning is not shown");
     }
 }

@@ -18,6 +18,7 @@ use crate::image::manifest::RawManifest;
 use crate::image::reference::Reference;
 use crate::image::tree::{Attachment, ImageTree};
 use crate::progress::Event;
+use crate::text::byte_count;
 
 /// Size in bytes of the two zero blocks that end a tar archive (POSIX ustar).
 pub(crate) const TRAILER: u64 = 1024;
@@ -384,8 +385,11 @@ fn blobs_in_order(trees: &[&ImageTree]) -> Result<Vec<Descriptor>> {
                 return Err(Error::new(
                     Kind::Malformed,
                     format!(
-                        "blob {} has {} bytes by `{other}` and {} by `{}`",
-                        known.digest, known.size, blob.size, tree.source
+                        "blob {} has {} by `{other}` and {} by `{}`",
+                        known.digest,
+                        byte_count(known.size),
+                        blob.size,
+                        tree.source
                     ),
                 ));
             }

@@ -4,7 +4,7 @@ use clap::Args;
 use docker_mirror::{DOCKER_HUB, Error, RateLimit, Reference, Result, human_duration};
 
 use super::connection::{MirrorFlags, Shared};
-use super::output::{self, Outcome};
+use super::output::{self, Outcome, counted};
 use super::progress::Display;
 use super::report::{QuotaReport, Reporting};
 use super::status::Work;
@@ -71,9 +71,9 @@ fn is_registry(text: &str) -> bool {
 /// Returns a pull limit in words.
 pub(super) fn describe(limit: &RateLimit) -> String {
     let mut text = match (limit.remaining, limit.limit) {
-        (Some(remaining), Some(limit)) => format!("{remaining} of {limit} pulls are left"),
-        (Some(remaining), None) => format!("{remaining} pulls are left"),
-        (None, Some(limit)) => format!("{limit} pulls are allowed"),
+        (Some(remaining), Some(limit)) => format!("{remaining} of {} left", counted(limit, "pull is", "pulls are")),
+        (Some(remaining), None) => format!("{} left", counted(remaining, "pull is", "pulls are")),
+        (None, Some(limit)) => format!("{} allowed", counted(limit, "pull is", "pulls are")),
         (None, None) => "a limit is stated, but no number".to_owned(),
     };
     if let Some(window) = limit.window {

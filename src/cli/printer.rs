@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use docker_mirror::Line;
+use docker_mirror::{Line, counted};
 
 use super::status::Status;
 use super::terminal::{self, Live};
@@ -151,7 +151,8 @@ impl Printer {
                 self.progress = None;
                 if self.troubles > TROUBLES {
                     let more = self.troubles - TROUBLES;
-                    self.say(&format!("warning: {more} more warnings are not shown").into());
+                    let more = counted(more, "more warning is not shown", "more warnings are not shown");
+                    self.say(&format!("warning: {more}").into());
                     self.troubles = TROUBLES;
                 }
                 let _ = done.send(());

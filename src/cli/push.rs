@@ -195,8 +195,11 @@ fn planned(image: &ImageReport, destination: &str) -> String {
 }
 
 fn amount(amount: Amount) -> String {
-    let noun = if amount.blobs == 1 { "blob" } else { "blobs" };
-    format!("{} {noun} ({})", amount.blobs, human_bytes(amount.bytes))
+    format!(
+        "{} ({})",
+        output::counted(amount.blobs, "blob", "blobs"),
+        human_bytes(amount.bytes)
+    )
 }
 
 /// Prints how an image differs from its source or from the request: left-out platforms, a new digest, skipped blobs, warnings.

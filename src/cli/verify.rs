@@ -156,7 +156,11 @@ pub(super) fn print_verification(verified: &Verification, list: Option<&Path>, i
         put(line(fault));
     }
     if verified.more_faults > 0 {
-        put(format!("{} more faults are not shown", verified.more_faults));
+        put(counted(
+            verified.more_faults,
+            "more fault is not shown",
+            "more faults are not shown",
+        ));
     }
     for replaced in &verified.replaced {
         let what = described(replaced);

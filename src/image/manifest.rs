@@ -22,6 +22,7 @@ use super::json::{Capped, Key, Members};
 use super::media_type::{self, Shape};
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
+use crate::text::byte_count;
 
 /// Size of a manifest, in bytes, that every registry accepts (OCI distribution-spec, "Pushing Manifests").
 pub(crate) const SAFE_MANIFEST: u64 = 4 << 20;
@@ -158,8 +159,8 @@ impl RawManifest {
                     return Err(Error::new(
                         Kind::Integrity,
                         format!(
-                            "manifest {expected} has other bytes: they hash to {actual} ({} bytes)",
-                            bytes.len()
+                            "manifest {expected} has other bytes: they hash to {actual} ({})",
+                            byte_count(bytes.len() as u64)
                         ),
                     ));
                 }

@@ -15,7 +15,7 @@ use super::media_type::{self, Shape};
 use super::platform::{Platform, PlatformFilter};
 use super::tree::{ATTESTATION, INDEX, MAX_DEPTH, MAX_NODES, PlatformRecord, Variant, platform_label};
 use crate::error::{Error, Kind, Result};
-use crate::text::quote;
+use crate::text::{byte_count, quote};
 
 /// The known manifests below a root.
 #[derive(Debug, Clone, Default)]
@@ -169,7 +169,7 @@ pub(crate) fn check_child(entry: &Descriptor, child: &RawManifest) -> Result<()>
     let found = child.descriptor();
     let stated = media_type::shape(&entry.media_type);
     let what = if found.size != entry.size {
-        format!("has {} bytes, but its parent says {}", found.size, entry.size)
+        format!("has {}, but its parent says {}", byte_count(found.size), entry.size)
     } else if stated != Shape::Other && stated != media_type::shape(child.media_type()) {
         let (own, stated) = (quote(child.media_type()), quote(&*entry.media_type));
         format!("is `{own}`, but its parent says `{stated}`")

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::text::byte_count;
+
 /// Maximum number of labels, and of history steps, that are kept of one config.
 const MAX_TEXTS: usize = 200;
 
@@ -79,7 +81,7 @@ fn cut(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
         let more = text.len() - end;
         text.truncate(end);
-        text.push_str(&format!("… ({more} bytes more)"));
+        text.push_str(&format!("… ({} more)", byte_count(more as u64)));
         text.shrink_to_fit();
     }
     text

@@ -189,8 +189,7 @@ fn words(number: usize, line: &str) -> Result<String> {
 }
 
 fn head(count: usize) -> String {
-    let noun = if count == 1 { "blob" } else { "blobs" };
-    format!("{TITLE}{VERSION}: {count} {noun}")
+    format!("{TITLE}{VERSION}: {}", counted(count as u64, "blob", "blobs"))
 }
 
 fn line(blob: &WantedBlob) -> String {
@@ -304,8 +303,8 @@ fn in_lower_case(reference: &str) -> String {
 fn check(number: usize, stated: &str, right: Sums, numbers: &[usize], expected: usize) -> Result<()> {
     if numbers.len() != expected {
         let what = format!(
-            "the list has {} blobs where its first line says {expected}",
-            numbers.len()
+            "the list has {} where its first line says {expected}",
+            counted(numbers.len() as u64, "blob", "blobs")
         );
         return Err(fault(number, &what));
     }

@@ -25,6 +25,7 @@ use super::retry::{Backoff, BlobProgress};
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
+use crate::text::byte_count;
 
 /// Reaction of a reader to a server that ignores `Range`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,8 +205,10 @@ impl BlobReader {
                     }
                 }
                 Ok(None) => Failure::broken(format!(
-                    "`{}` ended the body after {} of {} bytes",
-                    body.host, self.at, self.end
+                    "`{}` ended the body after {} of {}",
+                    body.host,
+                    self.at,
+                    byte_count(self.end)
                 )),
                 Err(failure) => failure,
             };
@@ -316,10 +319,10 @@ impl BlobReader {
             StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "{}: {} has fewer than the {} bytes that its manifest promises",
+                    "{}: {} has fewer than the {} that its manifest promises",
                     call.action,
                     answer.server(),
-                    self.descriptor.size
+                    byte_count(self.descriptor.size)
                 ),
             )
             .with_hint(PUSH_AGAIN)),
@@ -429,7 +432,8 @@ impl BlobReader {
                     None => (String::new(), PUSH_AGAIN),
                 };
                 let server = answer.server();
-                let message = format!("{action}: {server} sends {length} bytes{why}, its manifest promises {expected}");
+                let sent = byte_count(length);
+                let message = format!("{action}: {server} sends {sent}{why}, its manifest promises {expected}");
                 Err(Error::new(Kind::Integrity, message).with_hint(hint))
             }
             _ => Ok(()),
@@ -452,9 +456,10 @@ impl BlobReader {
         if self.progress.renews(self.at) {
             self.backoff = Backoff::new(options);
         }
+        let size = byte_count(self.descriptor.size);
         let error = failure.error.context(format!(
-            "cannot read blob {} of `{}/{}` after {} of {} bytes",
-            self.descriptor.digest, place.host.name, place.repository, self.at, self.descriptor.size
+            "cannot read blob {} of `{}/{}` after {} of {size}",
+            self.descriptor.digest, place.host.name, place.repository, self.at
         ));
         if self.backoff.pause(options, None, || error.full()).await {
             Ok(())
@@ -481,7 +486,7 @@ impl BlobReader {
 
     fn too_long(&self, host: &str) -> Error {
         let Descriptor { size, digest, .. } = &self.descriptor;
-        let what = format!("`{host}` sends more than the {size} bytes of blob {digest}");
+        let what = format!("`{host}` sends more than the {} of blob {digest}", byte_count(*size));
         Error::new(Kind::Integrity, what).with_hint(PUSH_AGAIN)
     }
 }

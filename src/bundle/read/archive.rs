@@ -18,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::files::{Folder, encoding};
 use crate::image::budget::Held;
 use crate::progress::Progress;
-use crate::text::{self, Warnings, quote};
+use crate::text::{self, Warnings, byte_count, quote};
 
 /// Maximum total length in bytes of the names of all members that are not blobs.
 const MAX_NAMES: usize = 16 << 20;
@@ -276,7 +276,7 @@ impl Archive {
             foreign::check_behind_zeros(&trailer[..got], &self.label)?;
         }
         if trailer[..got].iter().any(|b| *b != 0) || behind.is_some_and(|left| left > 1 << 20) {
-            let count = behind.map_or_else(|| "bytes".to_owned(), |left| format!("{left} bytes"));
+            let count = behind.map_or_else(|| "bytes".to_owned(), byte_count);
             self.warnings
                 .push(format!("`{label}`: {count} after the end of the archive are ignored"));
         }

@@ -6,7 +6,7 @@ use super::archive::Archive;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::reference::Reference;
-use crate::text::{few_with, quote};
+use crate::text::{counted, few_with, quote};
 
 /// An unusable image of an archive: incomplete, or without a name.
 #[derive(Debug, Clone)]
@@ -114,7 +114,11 @@ impl BrokenArchive {
 
     /// Creates an entry that stands for `count` archives beyond the limit of individual reports.
     pub(super) fn more(count: usize) -> Self {
-        let what = format!("{count} more files and folders cannot be read");
+        let (one, many) = (
+            "more file or folder cannot be read",
+            "more files and folders cannot be read",
+        );
+        let what = counted(count as u64, one, many);
         Self {
             label: format!("{count} more"),
             error: Arc::new(Error::new(Kind::Malformed, what)),

@@ -12,7 +12,7 @@ use super::header::{self, BLOCK, HeaderKind, NO_IMAGE_HAS_IT, Pax, one_of};
 use super::member_names::DOCUMENTS;
 use super::tar_faults::TarFaults;
 use crate::error::{Error, Kind, Result};
-use crate::text::{quote, quote_bytes};
+use crate::text::{byte_count, quote, quote_bytes};
 
 /// Hint for an archive that ends early.
 const CUT_OFF: &str = "the file is truncated: copy it again";
@@ -277,7 +277,7 @@ impl<F: Forward> Scanner<F> {
     ) -> Result<Member> {
         let size = match pax_size {
             Some(size) if stated != 0 && stated != size => {
-                let why = format!("its header says {stated} bytes and its pax header {size}");
+                let why = format!("its header says {} and its pax header {size}", byte_count(stated));
                 return Err(self.member_fault(start, name, why));
             }
             Some(size) => size,
@@ -304,7 +304,7 @@ impl<F: Forward> Scanner<F> {
         };
         if what != MemberKind::File && size != 0 {
             // Some readers take these bytes for a body, and some take them for the next header.
-            return Err(self.member_fault(start, name, format!("no file, and yet it has {size} bytes")));
+            return Err(self.member_fault(start, name, format!("no file, and yet it has {}", byte_count(size))));
         }
         self.check_left(start, name, size)?;
         if let Some(place) = DOCUMENTS.iter().position(|name| cleaned.as_deref() == Some(name)) {
@@ -326,7 +326,7 @@ impl<F: Forward> Scanner<F> {
         if left >= size {
             return Ok(());
         }
-        let why = format!("it has {size} bytes, of which the archive holds {left}");
+        let why = format!("it has {}, of which the archive holds {left}", byte_count(size));
         Err(self.member_fault(start, name, why).with_hint(CUT_OFF))
     }
 
@@ -381,7 +381,7 @@ impl<F: Forward> Scanner<F> {
                 return Err(match foreign::recognise(&header.as_bytes()[..read]) {
                     // A short text is not a truncated header: member names have no line breaks.
                     None if start == 0 && header.as_bytes().contains(&b'\n') => {
-                        self.no_header(start, format!("it has only {short} bytes"), &[])
+                        self.no_header(start, format!("it has only {}", byte_count(short as u64)), &[])
                     }
                     Some(_) if start == 0 => self.no_header(start, why, &header.as_bytes()[..read]),
                     _ => self.fault(start, why).with_hint(CUT_OFF),
@@ -451,7 +451,7 @@ impl<F: Forward> Scanner<F> {
     fn cut_off(&self) -> Error {
         self.fault(
             self.position,
-            format!("the archive ends {} bytes before the end of a member", self.body),
+            format!("the archive ends {} before the end of a member", byte_count(self.body)),
         )
         .with_hint(CUT_OFF)
     }

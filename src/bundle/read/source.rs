@@ -13,7 +13,7 @@ use crate::files;
 use crate::files::positional::ReadAt;
 use crate::files::{Folder, Identity, MAX_HOLES, is_hollow};
 use crate::progress::human_bytes;
-use crate::text::{self, quote};
+use crate::text::{self, byte_count, quote};
 
 /// A file or memory, in the state in which it was indexed.
 #[derive(Debug)]
@@ -222,8 +222,9 @@ impl Source {
         Error::new(
             Kind::Integrity,
             format!(
-                "`{}` was changed while it was read: it had {} bytes and has {now}",
-                self.label, self.length
+                "`{}` was changed while it was read: it had {} and has {now}",
+                self.label,
+                byte_count(self.length)
             ),
         )
         .with_hint("run the command again when nothing writes to the file any more")

@@ -18,6 +18,7 @@ use crate::image::config::MAX_CONFIG;
 use crate::image::digest::{Digest, Hasher};
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, declared_type};
 use crate::lock::Mutex;
+use crate::text::byte_count;
 
 /// Number of bytes read at a time when a whole blob is hashed.
 const CHUNK: usize = 256 << 10;
@@ -334,9 +335,9 @@ impl Store {
         Err(Error::new(
             Kind::Integrity,
             format!(
-                "{}: the {} bytes of blob {digest} hash to {actual}{when}",
+                "{}: the {} of blob {digest} hash to {actual}{when}",
                 self.describe(digest),
-                place.size
+                byte_count(place.size)
             ),
         )
         .with_hint("the bundle is damaged: copy it again, or make it again"))

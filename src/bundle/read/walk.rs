@@ -16,7 +16,7 @@ use crate::image::media_type;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::select::{Graph, Need, SelectResult, Selection, check_child, select};
 use crate::image::tree::LeftOut;
-use crate::text::{LISTED, few, few_with};
+use crate::text::{LISTED, byte_count, few, few_with};
 
 /// Hint for links that lead out of an archive.
 pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
@@ -203,8 +203,9 @@ impl<'a> Walk<'a> {
             return;
         }
         self.wrong.insert(format!(
-            "{}: {size} bytes, where {} are stated",
+            "{}: {}, where {} are stated",
             self.store.describe(&descriptor.digest),
+            byte_count(size),
             descriptor.size
         ));
     }

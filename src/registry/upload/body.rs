@@ -17,6 +17,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Hasher;
 use crate::lock::Mutex;
 use crate::registry::context::Watch;
+use crate::text::byte_count;
 
 /// Minimum distance in bytes between two saved states of the hash.
 /// An upload that resumes in the middle thus re-reads little, and the source has to go back hardly further than to the
@@ -176,8 +177,10 @@ impl State {
                     return Poll::Ready(Err(Error::new(
                         Kind::Integrity,
                         format!(
-                            "blob {} ends after {} of {} bytes",
-                            descriptor.digest, self.at, descriptor.size
+                            "blob {} ends after {} of {}",
+                            descriptor.digest,
+                            self.at,
+                            byte_count(descriptor.size)
                         ),
                     )));
                 }

@@ -24,6 +24,7 @@ use crate::registry::redact::shown;
 use crate::registry::redirect;
 use crate::registry::stop::Admission;
 use crate::registry::token::Refused;
+use crate::text::byte_count;
 
 /// Maximum number of URLs that one body is sent to, if the registry redirects the upload.
 const MAX_REDIRECTS: u32 = 4;
@@ -91,7 +92,7 @@ impl<'a> Sender<'a> {
             let kept = content_range::parse_session(answer.header(&RANGE)).unwrap_or(end);
             // Each piece must be acknowledged in full: this detects a registry that does not keep pieces at the first piece.
             if strategy == Strategy::Pieces && kept != end {
-                let what = format!("the registry has {kept} bytes after {end} were sent");
+                let what = format!("the registry has {} after {end} were sent", byte_count(kept));
                 return Err(Setback::Corrupt(Error::new(Kind::Server, what)));
             }
             if answer.header(&LOCATION).is_some() {

@@ -11,6 +11,7 @@ use crate::registry::answer::Answer;
 use crate::registry::redirect;
 use crate::registry::refusal::Refusal;
 use crate::registry::retry::{is_passing, retry_after};
+use crate::text::byte_count;
 
 /// Failure of an attempt to upload a blob, classified by the possible reaction.
 pub(super) enum Setback {
@@ -84,12 +85,10 @@ impl Setback {
         match status.as_u16() {
             413 => Self::TooLarge(
                 length,
-                named(error)
-                    .context(format!("{} bytes", target.descriptor.size))
-                    .with_hint(
-                        "something between here and the registry limits the size of requests: have the limit raised \
+                named(error).context(byte_count(target.descriptor.size)).with_hint(
+                    "something between here and the registry limits the size of requests: have the limit raised \
                      (nginx: `client_max_body_size`)",
-                    ),
+                ),
             ),
             416 => Self::Misplaced(named(error)),
             400 | 404 if forgotten => Self::Forgotten(named(error)),

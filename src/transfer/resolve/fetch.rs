@@ -19,6 +19,7 @@ use crate::image::reference::Target;
 use crate::image::tree::{ImageTree, LeftOut};
 use crate::lock::Mutex;
 use crate::registry::{Presence, TagLookup};
+use crate::text::byte_count;
 use crate::transfer::sources::Repository;
 
 /// Cache of the fetched documents, with the semaphore that limits further requests.
@@ -247,9 +248,9 @@ impl Fetcher {
             return Err(Error::new(
                 Kind::Integrity,
                 format!(
-                    "config {} has {} bytes, but its manifest states {}",
+                    "config {} has {}, but its manifest states {}",
                     config.digest,
-                    bytes.len(),
+                    byte_count(bytes.len() as u64),
                     config.size
                 ),
             )

@@ -10,6 +10,7 @@ use crate::image::reference::Reference;
 use crate::image::select::{Graph, Need, SelectResult, select};
 use crate::progress::Progress;
 use crate::registry::Registries;
+use crate::text::counted;
 
 /// Warns once for each registry whose rate limit allows fewer pulls than the run needs.
 ///
@@ -46,9 +47,11 @@ pub(super) fn warn<'a>(
         let needed = digests.len() as u64;
         let all = limit.limit.map_or_else(String::new, |limit| format!(" of {limit}"));
         let window = limit.window.map_or_else(String::new, |window| {
-            format!(" in this window of {} hours", (window.as_secs() / 3600).max(1))
+            let hours = (window.as_secs() / 3600).max(1);
+            format!(" in this window of {}", counted(hours, "hour", "hours"))
         });
-        let state = format!("{host}: {needed} pulls needed, {remaining}{all} left{window}");
+        let needed_pulls = counted(needed, "pull", "pulls");
+        let state = format!("{host}: {needed_pulls} needed, {remaining}{all} left{window}");
         if needed > remaining {
             progress.warn(format!(
                 "{state}; the run stops when they are used up, and the same command resumes later. Log in for a higher limit"

@@ -238,10 +238,10 @@ impl Discovery {
             }
         }
         if !belongings.unnamed.is_empty() {
-            let count = belongings.unnamed.len();
-            warn(&format!(
-                "{count} more manifests that refer to it are left out and not named"
-            ));
+            let count = belongings.unnamed.len() as u64;
+            let one = "more manifest that refers to it is left out and not named";
+            let many = "more manifests that refer to it are left out and not named";
+            warn(&counted(count, one, many));
         }
     }
 

@@ -24,6 +24,7 @@ use crate::image::referrer::{SUFFIXES, check_listed_fields, subject, tag_beside}
 use crate::image::tree::Lookup;
 use crate::lock::Mutex;
 use crate::registry::{Presence, TagLookup};
+use crate::text::counted;
 use crate::transfer::sources::Repository;
 
 /// Memory in bytes that a tag takes beside its text.
@@ -190,9 +191,9 @@ impl RepositoryReferrers {
         if let Some(referrers) = from_api {
             found.extend(more_than_read(digest, referrers.more));
             if referrers.unusable > 0 {
-                let count = referrers.unusable;
+                let count = counted(referrers.unusable as u64, "entry", "entries");
                 found.push(Found::Missing(format!(
-                    "{count} entries of the list of what refers to {digest} have no usable digest"
+                    "{count} without a usable digest in the list of what refers to {digest}"
                 )));
             }
             self.read(fetcher, repository, digest, referrers.list, &mut listed, &mut found)

@@ -12,6 +12,7 @@ use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::tree::ImageTree;
 use crate::registry::{BlobReader, Registries, WithoutRange};
+use crate::text::byte_count;
 use crate::transfer::sources::Repository;
 
 /// Maximum size in bytes of an image whose stated sizes are accepted without asking its registry.
@@ -197,8 +198,9 @@ async fn has_digest(mut reader: BlobReader, digest: &Digest) -> bool {
 
 fn wrong_size(blob: &Descriptor, size: u64) -> Error {
     let message = format!(
-        "its manifest states {} bytes for blob {}, which has {size}",
-        blob.size, blob.digest
+        "its manifest states {} for blob {}, which has {size}",
+        byte_count(blob.size),
+        blob.digest
     );
     Error::new(Kind::Integrity, message).with_hint(HINT)
 }

@@ -18,7 +18,7 @@ use crate::image::manifest::{RawManifest, View};
 use crate::image::media_type::{self, Shape};
 use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, MAX_NODES};
-use crate::text::counted;
+use crate::text::{byte_count, counted};
 
 /// A layer with the content that a config promises for the layer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -316,7 +316,7 @@ impl Check<'_, '_> {
             (None, Some(actual)) => match size.filter(|size| *size != actual) {
                 None => return true,
                 Some(stated) => {
-                    let what = format!("blob {digest} has {actual} bytes, where {stated} are stated");
+                    let what = format!("blob {digest} has {}, where {stated} are stated", byte_count(actual));
                     self.faults.about(digest, Fault::new(FaultKind::Size, what));
                     FaultKind::Size
                 }

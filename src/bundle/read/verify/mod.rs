@@ -18,6 +18,7 @@ mod wrong;
 use super::Bundle;
 use super::stream::pipe::Incoming;
 use crate::error::Result;
+use crate::text::counted;
 use faults::Faults;
 pub use options::VerifyOptions;
 pub use result::{Checked, Fault, FaultKind, Verification};
@@ -65,10 +66,7 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
         checked.unpacked_bytes = unpacking.bytes;
         let (unsupported, why) = unpacking.unsupported;
         checked.layers_not_unpacked = found.encrypted + unsupported;
-        let not_unpacked = |count: u64| match count {
-            1 => "1 layer was not unpacked".to_owned(),
-            count => format!("{count} layers were not unpacked"),
-        };
+        let not_unpacked = |count: u64| counted(count, "layer was not unpacked", "layers were not unpacked");
         if found.encrypted > 0 {
             warnings.push(format!("{}: encrypted", not_unpacked(found.encrypted)));
         }

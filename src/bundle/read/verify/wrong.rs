@@ -7,6 +7,7 @@ use crate::bundle::layout::blob_path;
 use crate::bundle::read::source::Extent;
 use crate::error::Error;
 use crate::image::digest::Digest;
+use crate::text::byte_count;
 
 /// All blobs with wrong bytes at any place.
 #[derive(Debug, Default)]
@@ -83,17 +84,15 @@ impl Wrong {
 
     /// Builds the fault, with the blob's place and without images.
     pub(super) fn fault(&self) -> Fault {
+        let size = byte_count(self.size);
         let message = match &self.what {
-            Mismatch::Other(found) => format!("blob {}: its {} bytes hash to {found}", self.digest, self.size),
+            Mismatch::Other(found) => format!("blob {}: its {size} hash to {found}", self.digest),
             Mismatch::Unreadable(error) => {
                 let cause = std::error::Error::source(error).map_or_else(|| error.full(), ToString::to_string);
                 format!("blob {} cannot be read: {cause}", self.digest)
             }
             Mismatch::Size(stated) => {
-                format!(
-                    "blob {} has {} bytes, where {stated} are stated",
-                    self.digest, self.size
-                )
+                format!("blob {} has {size}, where {stated} are stated", self.digest)
             }
         };
         Fault {

@@ -14,7 +14,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest};
 use crate::image::reference::Reference;
 use crate::progress::Progress;
-use crate::text::{few, quote};
+use crate::text::{byte_count, few, quote};
 
 /// Maximum size in bytes of the front (everything before the first blob) that is read back.
 const MAX_FRONT: u64 = 1 << 30;
@@ -147,7 +147,7 @@ pub(super) fn read(
             .iter()
             .all(|slot| slot.offset >= length || slot.written.is_empty())
     {
-        report_lost(&format!("has only {length} bytes left"));
+        report_lost(&format!("has only {} left", byte_count(length)));
     }
     let Replay { header, slots } = match replay {
         Ok(replay) => replay,

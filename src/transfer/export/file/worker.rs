@@ -17,6 +17,7 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::image::digest::Hasher;
 use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
+use crate::text::byte_count;
 use crate::transfer::blocking::blocking;
 use crate::transfer::export::request::Reused;
 use crate::transfer::export::resolved::Failures;
@@ -308,8 +309,8 @@ impl Workers {
         let error = Error::new(
             Kind::Integrity,
             format!(
-                "blob {digest} has other bytes: they hash to {found} ({} bytes)",
-                slot.size()
+                "blob {digest} has other bytes: they hash to {found} ({})",
+                byte_count(slot.size())
             ),
         )
         .with_hint("the registry, or something between it and here, changes bytes; try again, or another registry");

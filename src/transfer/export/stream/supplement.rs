@@ -18,7 +18,7 @@ use crate::image::reference::Target;
 use crate::inventory::want_list::{WantList, WantedBlob};
 use crate::progress::{Progress, human_bytes};
 use crate::registry::{Presence, Registries};
-use crate::text::{few_with, quote};
+use crate::text::{byte_count, few_with, quote};
 use crate::transfer::export::file::supplement::SupplementFile;
 use crate::transfer::export::request::{Compression, Output, SupplementRequest, WrittenSupplement};
 use crate::transfer::export::reuse::Earlier;
@@ -165,7 +165,7 @@ async fn find(wanted: &WantedBlob, repository: Repository, earlier: &Earlier) ->
         }
         Ok(manifest) => {
             let (found, stated) = (manifest.descriptor().size, wanted.size.unwrap_or_default());
-            let what = format!("{digest} has {found} bytes, and the list states {stated}");
+            let what = format!("{digest} has {}, and the list states {stated}", byte_count(found));
             Err(Error::new(Kind::Integrity, what).with_hint("compare the line with the original"))
         }
         Err(error) if error.kind() == Kind::NotFound => {
