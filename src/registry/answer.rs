@@ -17,6 +17,7 @@ use super::retry::{is_passing, long_pause};
 use crate::error::{Error, Kind};
 use crate::image::digest::Digest;
 use crate::progress::human_duration;
+use crate::text::{byte_count, counted};
 
 /// Hint for a refusal by a store to which the registry redirected.
 const STORE_REFUSES: &str = "it is not the registry that refuses but the store that it redirects to, and no login helps: the \
@@ -181,9 +182,9 @@ impl Answer {
             let chunk = tokio::time::timeout_at(begun + self.stall * 2 + earned, self.chunk()).await;
             let chunk = chunk.unwrap_or_else(|_| {
                 let (host, seconds) = (authority(&self.url), begun.elapsed().as_secs_f32());
-                let length = all.len();
+                let length = byte_count(all.len() as u64);
                 Err(Failure::broken(format!(
-                    "`{host}` sent {length} bytes in {seconds:.1} seconds"
+                    "`{host}` sent {length} in {seconds:.1} seconds"
                 )))
             });
             let Some(bytes) = chunk.map_err(Some)? else {
@@ -302,7 +303,7 @@ impl Answer {
         let mut error = Error::new(kind, message);
         tracing::debug!(target: "docker_mirror::wire", "= {}", printable(&refusal.raw, MAX_QUOTE));
         // Gateways in front of a registry report outages with web pages: those say nothing about the address.
-        let is_page = refusal.web_page && !is_passing(status);
+        let is_page = refusal.web_page && !is_passing(status) && !refusal.wants_https();
         let hint = if is_page && self.redirected_by.is_none() {
             Some("it answered with a web page; is this address a registry?")
         } else {
@@ -392,8 +393,8 @@ pub(super) async fn chunk(response: &mut Response, stall: Duration, host: &str) 
             Err(failure)
         }
         Err(_) => Err(Failure::broken(format!(
-            "`{host}` sent nothing for {} seconds",
-            stall.as_secs()
+            "`{host}` sent nothing for {}",
+            counted(stall.as_secs(), "second", "seconds")
         ))),
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::cache::ManifestCache;
 use super::credentials::Credentials;
-use super::failure::{Class, Failure, UNKNOWN_AUTHORITY};
+use super::failure::{Class, Failure, SELF_SIGNED, UNKNOWN_AUTHORITY};
 use super::limiter::Place;
 use super::options::Options;
 use super::reach::{Guard, Lookup, Reach, Zone, is_loopback, system_lookup};
@@ -263,8 +263,13 @@ impl Context {
                 }
                 let what = if out { "did not answer for" } else { "took no byte for" };
                 let host = authority(url);
+                let unit = if limit == Duration::from_secs(1) {
+                    "second"
+                } else {
+                    "seconds"
+                };
                 return Err(Failure::broken(format!(
-                    "`{host}` {what} {} seconds",
+                    "`{host}` {what} {} {unit}",
                     limit.as_secs_f32()
                 )));
             }
@@ -293,12 +298,19 @@ impl Context {
         failure
     }
 
-    /// Adds unused certificate files to the hint, since the user may expect them to be in use.
+    /// Adds the certificate files that do not help to the hint, since the user may expect them to.
     fn with_files_in_hint(&self, mut failure: Failure) -> Failure {
-        if failure.error.hint() == Some(UNKNOWN_AUTHORITY) {
-            let rest = self.options.tls.system.unused();
-            failure.error = failure.error.with_hint(format!("{UNKNOWN_AUTHORITY}{rest}"));
+        let what = match failure.error.hint() {
+            Some(UNKNOWN_AUTHORITY) => "its authority",
+            Some(SELF_SIGNED) => "it",
+            _ => return failure,
+        };
+        let mut hint = failure.error.hint().unwrap_or_default().to_owned();
+        if !self.options.tls.authorities.is_empty() {
+            hint = format!("the files given with `--ca-file` do not contain {what}: {hint}");
         }
+        hint.push_str(&self.options.tls.system.unused());
+        failure.error = failure.error.with_hint(hint);
         failure
     }
 

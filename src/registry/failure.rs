@@ -15,6 +15,9 @@ pub(super) const OUT_OF_REACH_HINT: &str = "a server elsewhere may not send requ
 /// Hint for a server with an unknown certificate authority.
 pub(super) const UNKNOWN_AUTHORITY: &str = "give its authority with `--ca-file`, or put it below /etc/docker/certs.d";
 
+/// Hint for a server whose certificate is signed by its own key.
+pub(super) const SELF_SIGNED: &str = "give the certificate itself with `--ca-file`";
+
 /// Hint for a server that may want a client certificate.
 const CLIENT_CERTIFICATE: &str = "it may want a client certificate: give `--cert` and `--key`";
 
@@ -252,10 +255,8 @@ fn classify_tls(error: &rustls::Error, host: &str) -> Classified {
             ),
             Bad::Revoked => refused(format!("the certificate of `{host}` is revoked"), "have it renewed"),
             Bad::Other(other) if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) => refused(
-                format!(
-                    "the certificate of `{host}` is one of an authority, which signed itself, and is not trusted here"
-                ),
-                "give it with `--ca-file`",
+                format!("the certificate of `{host}` is self-signed and not trusted here"),
+                SELF_SIGNED,
             ),
             Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => refused(
                 format!("the certificate of `{host}` is not for servers (extendedKeyUsage)"),
@@ -271,7 +272,7 @@ fn classify_tls(error: &rustls::Error, host: &str) -> Classified {
             ),
             _ => refused(
                 format!("the certificate of `{host}` is not trusted here"),
-                "if it signed itself, give it with `--ca-file`; else have it renewed",
+                "if it is self-signed, give it with `--ca-file`; else have it renewed",
             ),
         },
         rustls::Error::InvalidMessage(_) => (

@@ -195,12 +195,13 @@ impl Refusal {
         self.status == 404 && said.contains("project") && (said.contains("not found") || said.contains("not exist"))
     }
 
-    /// Returns whether an https server rejects plain http, as the servers of Go and nginx do in words.
+    /// Returns whether an https server rejects plain http, as the servers of Go, nginx and Apache do in words.
     pub(super) fn wants_https(&self) -> bool {
         let said = self.raw.to_ascii_lowercase();
         self.status == 400
             && (said.contains("http request to an https server")
-                || said.contains("http request was sent to https port"))
+                || said.contains("http request was sent to https port")
+                || said.contains("plain http to an ssl-enabled server port"))
     }
 
     pub(super) fn is_silent(&self) -> bool {

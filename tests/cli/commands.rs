@@ -354,6 +354,11 @@ fn plain_http_to_another_machine_needs_a_flag() {
     cli.run(&["export", &image, "-o", "b.tar"])
         .expect_code(1)
         .says(&[&source.host(), "--plain-http"]);
+    // In one step, the flag of this side alone is named as well.
+    let target = Double::new();
+    cli.run(&["-d", &target.host(), &image])
+        .expect_code(1)
+        .says(&[&source.host(), "`--src-plain-http`"]);
     assert!(source.requests().is_empty(), "{}", source.transcript());
     cli.succeed(&["export", &image, "-o", "b.tar", "--plain-http"]);
 }

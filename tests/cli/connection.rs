@@ -157,7 +157,7 @@ fn an_answer_that_does_not_begin_within_the_limit_is_given_up() {
             "0",
         ])
         .expect_code(1)
-        .says(&["did not answer for 1 seconds"]);
+        .says(&["did not answer for 1 second"]);
 }
 
 #[test]

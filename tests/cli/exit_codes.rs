@@ -136,7 +136,7 @@ fn a_malformed_answer_or_configuration_is_no_damaged_bundle() {
     let faulty = |path| Options::default().fault(When::path(path), no_json());
     let cases: Vec<(Options, &[&str], &str, i32)> = vec![
         (plain().auth(Auth::anonymous()), &[], "REGISTRY_AUTH_FILE=text.json", 2),
-        (plain().auth(Auth::anonymous()), &[], "DOCKER_AUTH_CONFIG=text", 1),
+        (plain().auth(Auth::anonymous()), &[], "DOCKER_AUTH_CONFIG=text", 3),
         (plain(), &["--ca-file", "text.pem"], "", 2),
         (faulty("/token").auth(Auth::anonymous()), &[], "", 1),
         (faulty("/manifests/"), &[], "", 1),
@@ -201,6 +201,20 @@ fn an_interrupted_export_that_starts_anew_is_told_how_to_resume() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("again without `--fresh` to resume"), "{said}");
+}
+
+#[test]
+fn an_interrupted_dry_run_has_nothing_to_resume() {
+    let (cli, source) = (cli(), Double::new());
+    sized(6, "linux/amd64", &[200_000]).push(&source, "a/b", "1");
+    let fault = source.add_fault(When::get("/manifests/"), Action::stall(10));
+    let image = format!("{}/a/b:1", source.host());
+    let child = cli.spawn(&["export", &image, "-o", "b.tar", "--dry-run"]);
+    wait_until("the manifest is asked for", || fault.seen() > 0);
+    signal("TERM", child.id());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("begins anew, and nothing was changed"), "{said}");
 }
 
 #[test]

@@ -173,6 +173,23 @@ const CONDITIONS: &[Condition] = &[
         lines: 4,
     },
     Condition {
+        name: "plain http to https, answered with a web page",
+        registry: || {
+            with(
+                When::any(),
+                answer(
+                    400,
+                    "<html>\r\n<head><title>400 The plain HTTP request was sent to HTTPS port</title></head>\r\n</html>\r\n",
+                ),
+            )
+        },
+        push: true,
+        code: 1,
+        says: &["400", "a web page", "omit `--plain-http`"],
+        not: &["is this address a registry"],
+        lines: 4,
+    },
+    Condition {
         name: "other bytes than the manifest states",
         registry: || {
             with(

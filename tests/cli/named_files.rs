@@ -210,16 +210,21 @@ fn the_hint_about_an_unknown_authority_names_the_files_that_are_not_in_use() {
 }
 
 #[test]
-fn a_certificate_that_signed_itself_is_called_that() {
+fn a_certificate_that_is_self_signed_is_called_that() {
     let registry = encrypted(ServerTls::new(super::support::tls::self_signed(&["127.0.0.1"])));
     let cli = cli();
     // Without a known authority, the role of the certificate would not be checked.
     fs::write(cli.path("ca.pem"), Authority::new("another").pem()).unwrap();
     let output = export(&cli, &registry, &["--ca-file", "ca.pem"]).expect_code(1).says(&[
-        "which signed itself, and is not trusted here",
-        "hint: give it with `--ca-file`",
+        "is self-signed and not trusted here",
+        "hint: the files given with `--ca-file` do not contain it",
     ]);
     assert!(!output.stderr.contains("OtherError"), "{}", output.everything());
+    // The same of a certificate whose authority the file does not contain.
+    let registry = encrypted(ServerTls::new(Authority::new("unknown").server(&["127.0.0.1"])));
+    export(&cli, &registry, &["--ca-file", "ca.pem"])
+        .expect_code(1)
+        .says(&["hint: the files given with `--ca-file` do not contain its authority"]);
 }
 
 /// Files that do not have the form that a flag or variable requires, and the messages about them.
