@@ -40,7 +40,8 @@ pub(super) struct Shared {
     #[arg(long)]
     pub(super) debug: bool,
 
-    /// Most parallel transfers per registry [default: as many as help, at most 64]
+    /// Most blobs that are transferred at a time per registry; with short requests, at most 6N - 4 requests run at once
+    /// [default: as many as help, at most 64]
     #[arg(short, long, value_name = "N", value_parser = whole::<u16>(1, 256))]
     jobs: Option<u16>,
 

@@ -132,7 +132,16 @@ impl Arguments {
         let lists = self.images.lists.iter();
         let lists = lists.map(|path| ("--images", Some(path.as_path())));
         let inputs: Vec<_> = lists.chain([("--lock", self.lock.as_deref())]).collect();
-        distinct_files::check(&[("-o", Some(&self.output)), self.reporting.file()], &inputs)
+        let report = self.reporting.file();
+        distinct_files::check(&[("-o", Some(&self.output)), report], &inputs)?;
+        // An interrupted run leaves these files, which the next run reads.
+        let unfinished = [".partial", ".partial.journal"].map(|suffix| {
+            let mut path = self.output.clone().into_os_string();
+            path.push(suffix);
+            PathBuf::from(path)
+        });
+        let [partial, journal] = &unfinished;
+        distinct_files::check(&[("-o", Some(partial)), ("-o", Some(journal)), report], &[])
     }
 
     /// Returns whether another run of the same command continues a run that stopped.

@@ -140,13 +140,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
                 Ok(Outcome::Damaged)
             }
             (Err(error), Some(hint)) if Outcome::from_error(&error, true) == Outcome::Damaged => {
-                let hint = match error.hint() {
-                    None => hint,
-                    Some(first) if first.contains("copy it again") => format!("{first}; {hint}"),
-                    // No blob can be found in what is no archive of images.
-                    Some(other) => other.to_owned(),
-                };
-                Err(error.with_hint(hint))
+                // Only blobs can be listed: not a document of the archive that cannot be read.
+                Err(match error.hint() {
+                    Some(first) if first.contains("truncated") => {
+                        let hint = format!("{first}; {hint}");
+                        error.with_hint(hint)
+                    }
+                    None if error.kind() == Kind::Integrity => error.with_hint(hint),
+                    _ => error,
+                })
             }
             (outcome, _) => outcome,
         };

@@ -247,15 +247,22 @@ fn host_logins_from_variables() -> Result<Vec<HostLogin>> {
     Ok(logins)
 }
 
+/// Returns a variable with a user name or password, without a line end at its end; `None` if nothing is left. A secret that was
+/// made with `echo` has a line end.
 fn text(name: &str) -> Result<Option<String>> {
-    match variable(name).filter(|value| !value.is_empty()) {
-        None => Ok(None),
-        // The message does not quote the value, which may be a password.
-        Some(value) => value
-            .into_string()
-            .map(Some)
-            .map_err(|_| Error::new(Kind::Usage, format!("the variable `{name}` is not UTF-8"))),
-    }
+    let Some(value) = variable(name) else { return Ok(None) };
+    // The message does not quote the value, which may be a password.
+    let value = value
+        .into_string()
+        .map_err(|_| Error::new(Kind::Usage, format!("the variable `{name}` is not UTF-8")))?;
+    let value = without_line_end(&value);
+    Ok((!value.is_empty()).then(|| value.to_owned()))
+}
+
+/// Returns a text without one line end at its end.
+fn without_line_end(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
 }
 
 fn read_password() -> Result<Secret> {
@@ -273,8 +280,7 @@ fn read_password() -> Result<Secret> {
         .map_err(|e| Error::new(Kind::Io, "cannot read the password from standard input").with_source(e))?;
     // Windows shells write a byte order mark at the start of a pipe.
     let password = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let password = password.strip_suffix('\n').unwrap_or(password);
-    let password = password.strip_suffix('\r').unwrap_or(password);
+    let password = without_line_end(password);
     if password.is_empty() {
         return Err(Error::new(Kind::Usage, "standard input has no password"));
     }

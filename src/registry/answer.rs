@@ -38,6 +38,12 @@ const NO_STORE: &str = "the registry redirects to this address, which answers wi
 /// Hint for a registry without space.
 pub(super) const FULL: &str = "the registry has no more room for this project, by its quota or on its disk: have that raised, or remove what is not needed";
 
+/// Hint for a registry that cannot answer a pull for lack of space.
+const NO_DISK: &str = "the registry, or a cache in front of it, has no room left on its disk: ask its administrator";
+
+/// Hint for a registry whose quota for pulls is used up.
+const PULL_QUOTA: &str = "a quota of the registry is used up: wait and run again, or ask its administrator";
+
 /// Hint for a registry that takes no pushes.
 const READ_ONLY: &str = "the registry does not allow this: it may be read-only, or a cache that takes no pushes";
 
@@ -73,6 +79,8 @@ pub(super) struct Answer {
     hint: Option<String>,
     /// Status to assume in place of the received one.
     meant: Option<StatusCode>,
+    /// Whether the request was a GET or HEAD, which changes nothing at the registry.
+    pub(super) reads: bool,
     stall: Duration,
 }
 
@@ -87,6 +95,7 @@ impl Answer {
             words: None,
             hint: None,
             meant: None,
+            reads: false,
             stall,
         }
     }
@@ -285,12 +294,10 @@ impl Answer {
     /// Otherwise like [`into_error`](Self::into_error).
     pub(super) async fn refusal(&mut self) -> Error {
         self.words().await;
-        let refusal = Refusal::read(
-            self.status(),
-            self.words.as_deref().unwrap_or_default(),
-            self.is_web_page(),
-        );
         let status = self.status();
+        let body = self.words.as_deref().unwrap_or_default();
+        let mut refusal = Refusal::read(status, body, self.is_web_page());
+        refusal.reads = self.reads;
         let host = authority(&self.url);
         let message = match &self.redirected_by {
             Some(registry) => format!(
@@ -309,7 +316,8 @@ impl Answer {
         } else {
             match kind {
                 _ if is_page => Some(NO_STORE),
-                _ if refusal.is_full() => Some(FULL),
+                _ if refusal.is_full() => Some(if self.reads { PULL_QUOTA } else { FULL }),
+                _ if refusal.lacks_disk() => Some(NO_DISK),
                 _ if refusal.wants_https() => Some(
                     "the registry speaks https at this port: omit `--plain-http` (in one step `--src-plain-http` or \
                      `--dest-plain-http`)",
@@ -321,7 +329,7 @@ impl Answer {
                 _ if status == StatusCode::BAD_REQUEST && self.was_redirected => Some(STORE_REFUSES),
                 _ if refusal.is_of_expired_login() && self.was_redirected => Some(STORE_REFUSES),
                 _ if refusal.is_of_expired_login() => Some("the login has expired: log in again"),
-                _ if refusal.is_read_only() => Some(READ_ONLY),
+                _ if refusal.is_read_only() && !self.reads => Some(READ_ONLY),
                 _ if refusal.is_of_policy() => {
                     Some("a policy of the registry forbids this: ask the administrator of the project")
                 }
@@ -334,13 +342,14 @@ impl Answer {
                     Some("check the name, and whether this address is a registry: it does not answer like one")
                 }
                 Kind::NotFound => Some("check the name and the tag"),
-                Kind::Unsupported if status == StatusCode::METHOD_NOT_ALLOWED => Some(READ_ONLY),
+                Kind::Unsupported if status == StatusCode::METHOD_NOT_ALLOWED && !self.reads => Some(READ_ONLY),
+                Kind::Unsupported if status == StatusCode::METHOD_NOT_ALLOWED => Some(NO_REGISTRY),
                 Kind::RateLimited => Some("wait and run again, or log in: accounts have higher limits"),
                 _ if is_passing(status) => {
                     Some("the registry, or a proxy in front of it, is in trouble at the moment: run again later")
                 }
                 _ if !status.is_client_error() && !status.is_server_error() => Some(NO_REGISTRY),
-                _ => None,
+                _ => gateway_hint(status),
             }
         };
         if let Some(hint) = self.hint.as_deref().or(hint) {
@@ -350,9 +359,11 @@ impl Answer {
         // size of the blob, so that the message has to name the digest.
         let is_foreign =
             (refusal.web_page && refusal.status != 413) || !(status.is_client_error() || status.is_server_error());
-        let is_of_host =
-            matches!(refusal.status, 405 | 407 | 421 | 451) || (refusal.status == 400 && refusal.codes.is_empty());
-        let is_shared = refusal.is_full() || is_foreign || is_of_host;
+        // Without a code, only these statuses depend on the image or on the size of the body.
+        let is_of_host = matches!(refusal.status, 405 | 407 | 421 | 451 | 501)
+            || (refusal.codes.is_empty() && !matches!(refusal.status, 404 | 410 | 413 | 416));
+        let lacks_repository = !self.reads && (refusal.lacks_project() || refusal.has("NAME_UNKNOWN"));
+        let is_shared = refusal.is_full() || refusal.lacks_disk() || is_foreign || is_of_host || lacks_repository;
         error = error.with_source(refusal);
         // For every other kind, the same words have a different cause for each image.
         match kind {
@@ -361,6 +372,22 @@ impl Answer {
             _ => error,
         }
     }
+}
+
+/// Returns the hint for a status that does not come from the registry, but from something between it and this machine.
+fn gateway_hint(status: StatusCode) -> Option<&'static str> {
+    Some(match status.as_u16() {
+        407 => {
+            "a proxy on the way wants a login: put its user name and password into HTTPS_PROXY (`http://USER:PASSWORD@PROXY`)"
+        }
+        451 => "the registry may not serve this for legal reasons: ask its administrator, or name another source",
+        495 | 496 => "the server wants a client certificate: give `--cert` and `--key`",
+        511 => "the network wants a login first: open a web page in a browser on this machine, log in, and run again",
+        525 | 526 => {
+            "the gateway in front of the registry cannot connect to it by TLS: ask the administrator of the registry"
+        }
+        _ => return None,
+    })
 }
 
 /// Returns the error for a web page in place of a registry's answer: a login page, or a wrong address.

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_ENCODING, HeaderValue, RANGE};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{self, Answer};
+use super::blob_body::Body;
 use super::call::Call;
-use super::content_encoding::{Decoding, Encoding};
+use super::content_encoding::Encoding;
 use super::content_range;
 use super::failure::Failure;
 use super::host::Host;
@@ -64,51 +65,13 @@ pub struct BlobReader {
     body: Option<Body>,
     permit: Option<Permit>,
     backoff: Backoff,
+    /// Whether the blob was requested again after an answer of a wrong length.
+    asked_again: bool,
     progress: BlobProgress,
     /// Time spent waiting for the network since the last check of the minimum rate.
     waited: Duration,
     /// Number of bytes received since the last check of the minimum rate.
     waited_for: u64,
-}
-
-struct Body {
-    response: Response,
-    /// Decoder of an encoding that a proxy applied.
-    decoding: Option<Decoding>,
-    /// Encoding claimed by the answer, until the first bytes show whether the claim is true.
-    claimed: Option<Encoding>,
-    /// Number of leading bytes that were not requested.
-    skip: u64,
-    /// Whether the head stated the body's length.
-    measured: bool,
-    host: String,
-}
-
-impl Body {
-    /// Returns the next bytes, decoded.
-    async fn chunk(&mut self, stall: Duration) -> Result<Option<Bytes>, Failure> {
-        let wrong = |host: &str, error: std::io::Error| {
-            Failure::broken(format!(
-                "`{host}` sent a body that is not encoded as it claims: {error}"
-            ))
-        };
-        loop {
-            if let Some(decoding) = &mut self.decoding
-                && let Some(piece) = decoding.next().map_err(|e| wrong(&self.host, e))?
-            {
-                return Ok(Some(piece));
-            }
-            let arrived = answer::chunk(&mut self.response, stall, &self.host).await?;
-            if let (Some(encoding), Some(bytes)) = (self.claimed.take(), &arrived) {
-                self.decoding = Decoding::for_content(encoding, bytes);
-            }
-            match (&mut self.decoding, arrived) {
-                (None, arrived) => return Ok(arrived),
-                (Some(decoding), Some(bytes)) => decoding.input = bytes,
-                (Some(decoding), None) => return decoding.end().map_err(|e| wrong(&self.host, e)),
-            }
-        }
-    }
 }
 
 fn no_registry() -> Error {
@@ -154,6 +117,7 @@ impl BlobReader {
             ranges_refused: false,
             body: None,
             permit: None,
+            asked_again: false,
             progress: BlobProgress::new(range.start, descriptor.size),
             waited: Duration::ZERO,
             waited_for: 0,
@@ -250,9 +214,22 @@ impl BlobReader {
                 }
                 Ok(None) => self.ranges_refused = true,
                 Err(error) if error.kind() == Kind::NoRanges => return Err(error),
-                Err(error) => self.next_place(error)?,
+                Err(error) => {
+                    if !self.asks_again(&error).await {
+                        self.next_place(error)?;
+                    }
+                }
             }
         }
+    }
+
+    /// Returns whether to request the blob once more from the last candidate, after a pause.
+    /// A store or proxy may answer a single time with an error page or with a cut body, under a status of success.
+    async fn asks_again(&mut self, error: &Error) -> bool {
+        if error.kind() != Kind::Integrity || self.places.len() > 1 || std::mem::replace(&mut self.asked_again, true) {
+            return false;
+        }
+        self.backoff.pause_silently(None).await
     }
 
     fn next_place(&mut self, error: Error) -> Result<()> {
@@ -303,11 +280,13 @@ impl BlobReader {
             StatusCode::OK => self.whole_body(answer, &call.action, whole).map(Some),
             // A part of an encoded blob cannot be decoded.
             StatusCode::PARTIAL_CONTENT if is_range && self.is_encoded(&answer) => self.refused_range(&call.action),
-            StatusCode::PARTIAL_CONTENT if !whole => match self.part(answer, &call.action) {
-                // Another part than the requested one is as good as none: the whole blob may still come.
-                Err(_) if is_range => self.refused_range(&call.action),
-                part => part.map(Some),
-            },
+            StatusCode::PARTIAL_CONTENT if !whole || content_range::parse_answer(answer.headers()).is_some() => {
+                match self.part(answer, &call.action) {
+                    // Another part than the requested one is as good as none: the whole blob may still come.
+                    Err(_) if is_range => self.refused_range(&call.action),
+                    part => part.map(Some),
+                }
+            }
             // The range lies within the blob, so a 416 means that the server refuses all ranges.
             StatusCode::RANGE_NOT_SATISFIABLE
                 if is_range
@@ -316,16 +295,19 @@ impl BlobReader {
             {
                 self.refused_range(&call.action)
             }
-            StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::new(
-                Kind::Integrity,
-                format!(
-                    "{}: {} has fewer than the {} that its manifest promises",
-                    call.action,
-                    answer.server(),
-                    byte_count(self.descriptor.size)
-                ),
-            )
-            .with_hint(PUSH_AGAIN)),
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                self.asked_again = true;
+                Err(Error::new(
+                    Kind::Integrity,
+                    format!(
+                        "{}: {} has fewer than the {} that its manifest promises",
+                        call.action,
+                        answer.server(),
+                        byte_count(self.descriptor.size)
+                    ),
+                )
+                .with_hint(PUSH_AGAIN))
+            }
             StatusCode::NOT_FOUND if !answer.is_web_page() => {
                 let error = answer.into_error(&call.action).await;
                 let has_codes = Refusal::in_error(&error).is_some_and(|refusal| !refusal.codes.is_empty());

@@ -6,9 +6,25 @@
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
 use super::link::quoted;
+use crate::text::few;
 
 /// Maximum number of bytes read of all `WWW-Authenticate` lines together.
 const MAX_HEADER: usize = 16 << 10;
+
+/// Maximum number of bytes of a line in which unsupported schemes are looked for.
+const MAX_LINE: usize = 4 << 10;
+
+/// Registered schemes that this client cannot answer. Other words may be the data of a scheme.
+const SCHEMES: [&str; 8] = [
+    "Negotiate",
+    "NTLM",
+    "Kerberos",
+    "Digest",
+    "Mutual",
+    "HOBA",
+    "DPoP",
+    "AWS4-HMAC-SHA256",
+];
 
 /// A scheme that this client can answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +61,22 @@ pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
     // The sort is stable: among several Bearer challenges the first stays first.
     found.sort_by_key(|challenge| matches!(challenge, Challenge::Basic));
     found
+}
+
+/// Returns what a server asks for, in words, if it asks only for what this client cannot answer.
+pub(super) fn unsupported(headers: &HeaderMap) -> Option<String> {
+    if !parse(headers).is_empty() {
+        return None;
+    }
+    let lines = headers.get_all(WWW_AUTHENTICATE).into_iter();
+    let lines = lines.map(|value| String::from_utf8_lossy(&value.as_bytes()[..value.len().min(MAX_LINE)]).into_owned());
+    let schemes: Vec<Scheme> = lines.flat_map(|line| schemes(&line)).collect();
+    if schemes.iter().any(|scheme| scheme.name == "bearer") {
+        return Some("asks for a token (Bearer), and does not say where to get one (`realm`)".to_owned());
+    }
+    let known = |name: &&str| schemes.iter().any(|scheme| scheme.name.eq_ignore_ascii_case(name));
+    let names = few(SCHEMES.iter().filter(|name| known(name)));
+    (!names.is_empty()).then(|| format!("asks for {names}, which is not supported (Basic and Bearer are)"))
 }
 
 struct Scheme {
@@ -183,6 +215,27 @@ mod tests {
             [bearer("/t", None, &["a", "b"])]
         );
         assert_eq!(read(&[r#"Bearer realm="h\"t\\""#]), [bearer("h\"t\\", None, &[])]);
+    }
+
+    #[test]
+    fn schemes_that_no_login_can_answer_are_named() {
+        let said = |line: &str| {
+            let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, line.parse().unwrap())]);
+            unsupported(&headers).unwrap_or_default()
+        };
+        assert!(said("Negotiate").starts_with("asks for Negotiate, which"));
+        assert!(said("NTLM TlRMTVNT==, Negotiate").starts_with("asks for Negotiate, NTLM, which"));
+        assert!(said("digest realm=\"x\", nonce=\"y\"").starts_with("asks for Digest"));
+        assert!(said("Bearer service=\"x\"").contains("`realm`"));
+        for answerable in [
+            "",
+            "Basic",
+            "Negotiate, Basic realm=\"x\"",
+            "Bearer realm=\"/t\"",
+            "abc",
+        ] {
+            assert_eq!(said(answerable), "", "{answerable}");
+        }
     }
 
     #[test]

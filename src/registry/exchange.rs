@@ -1,7 +1,7 @@
 //! The exchange of a request for an answer: authorization, one replay after a challenge, redirects, pauses and retries.
 
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reqwest::{StatusCode, Url};
 use tokio::time::Instant;
@@ -19,6 +19,9 @@ use super::retry::{Backoff, is_passing, retry_after};
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::DOCKER_HUB;
 use crate::progress::human_duration;
+
+/// Maximum pause that is waited for at a mirror, in whose place another host can be asked.
+const LONGEST_PAUSE_OF_MIRROR: Duration = Duration::from_secs(5);
 
 impl Host {
     /// Sends a call until the answer is final or the retry budget is used up. The caller judges the status.
@@ -206,14 +209,16 @@ impl Exchange<'_, '_> {
     async fn retry_failure(&mut self, failure: Failure) -> Result<()> {
         let (host, call) = (self.host, self.call);
         self.unconnected += u32::from(failure.class == Class::Connect);
-        let reached = host.reached.load(Ordering::Relaxed);
+        // The registry may have named another server for the request, whose failures say nothing about the registry.
+        let own = host.owns(&self.url);
+        let reached = own && host.reached.load(Ordering::Relaxed);
         // A host that never answered gets one retry instead of all; a mirror gets none, since there is another host.
         let patient = match host.is_mirror {
             true => self.unconnected == 0,
             false => reached || self.unconnected < 2,
         };
         let again = !failure.class.is_final() && call.repeat && patient;
-        let way = FailureMode::from_failure(&failure);
+        let way = FailureMode::from_failure(&failure).filter(|_| own);
         let reason = || failure.error.full();
         if again && host.pause(self.backoff, way, self.attempts, None, reason).await {
             return Ok(());
@@ -252,7 +257,11 @@ impl Exchange<'_, '_> {
             return Err(self.in_call(error));
         }
         let asked = retry_after(answer.headers(), SystemTime::now());
-        host.throttled(status, asked, begun);
+        // The next host is asked at once in place of a mirror that asks for a pause, and the mirror not again.
+        let waits = !host.is_mirror || asked.is_none_or(|pause| pause <= LONGEST_PAUSE_OF_MIRROR);
+        if waits {
+            host.throttled(status, asked, begun);
+        }
         // A host that has worked may accept another request now. A host that is down refuses it like this one, and
         // the circuit breaker would open only after a request for every image.
         let makes_room = is_throttling(status) && host.accepted.load(Ordering::Relaxed);
@@ -261,9 +270,10 @@ impl Exchange<'_, '_> {
         }
         let error = answer.refusal().await;
         let way = answer.from_registry.then_some(FailureMode::Status(status));
-        if host
-            .pause(self.backoff, way, self.attempts, asked, || error.full())
-            .await
+        if waits
+            && host
+                .pause(self.backoff, way, self.attempts, asked, || error.full())
+                .await
         {
             // The token may have expired during the pause.
             return match host.authorize_again(call, &self.url, &mut self.attempt).await {

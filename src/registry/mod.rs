@@ -10,6 +10,7 @@ mod answer;
 mod attempt;
 mod auth;
 mod blob;
+mod blob_body;
 mod blob_head;
 mod blob_store;
 mod breaker;

@@ -412,6 +412,10 @@ fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) ->
             .with_hint(hint)
             .with_source(refusal.clone())
     };
+    let shared = |new: Error| match error.shared_cause() {
+        Some(cause) => new.with_cause(cause),
+        None => new,
+    };
     let text = refusal.to_string().to_ascii_lowercase();
     if refusal.has("TAG_INVALID") || text.contains("immutable") {
         return again(
@@ -420,13 +424,13 @@ fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) ->
         );
     }
     if refusal.is_full() {
-        return again(Kind::Denied, FULL);
+        return shared(again(Kind::Denied, FULL));
     }
     if refusal.has("NAME_UNKNOWN") {
-        return again(
+        return shared(again(
             Kind::NotFound,
             "this registry wants repositories or projects to be created first",
-        );
+        ));
     }
     let index = matches!(manifest.view(), View::Index(_));
     match refusal.status {

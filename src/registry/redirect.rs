@@ -64,10 +64,11 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             answer.redirected_by = Some(authority(&origin));
         }
         answer.was_redirected = url != origin;
+        answer.reads = matches!(*outgoing.method, Method::GET | Method::HEAD);
         if !is_redirect(answer.status().as_u16()) {
             return Ok(answer);
         }
-        if !matches!(*outgoing.method, Method::GET | Method::HEAD) {
+        if !answer.reads {
             return Ok(answer);
         }
         let next = match target(&answer, &origin) {

@@ -14,6 +14,9 @@ use crate::text::few;
 /// Maximum number of bytes quoted from an error's body.
 pub(super) const MAX_QUOTE: usize = 1 << 10;
 
+/// Words of registries for a used-up quota: the second ones are those of Harbor, the last ones those of Amazon's ECR.
+const QUOTA: [&str; 3] = ["quota", "exceed the configured upper limit", "limitexceededexception"];
+
 /// A registry's refusal in its own words: the source of an [`Error`] that came from a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -29,6 +32,8 @@ pub struct Refusal {
     pub(super) raw: String,
     /// Whether the body is a web page.
     pub(super) web_page: bool,
+    /// Whether the request was a GET or HEAD, which needs no space at the registry.
+    pub(super) reads: bool,
 }
 
 /// Body of a refusal: errors of a registry, or the words of the program that serves it, or of a proxy (RFC 9457).
@@ -120,6 +125,7 @@ impl Refusal {
             quote: String::new(),
             raw: text.chars().take(MAX_QUOTE).collect(),
             web_page,
+            reads: false,
         };
         if web_page {
             return refusal;
@@ -163,13 +169,16 @@ impl Refusal {
         refusal
     }
 
-    /// Returns whether the registry has no space for a push.
+    /// Returns whether the registry has no space for a push, or a quota is used up.
     pub(super) fn is_full(&self) -> bool {
         let said = self.quote.to_ascii_lowercase();
-        self.status == 507
-            || self.raw.contains("no space left on device")
-            || self.has("QUOTA")
-            || (said.contains("quota") && self.status != 429)
+        let of_quota = self.has("QUOTA") || (self.status != 429 && QUOTA.iter().any(|words| said.contains(words)));
+        of_quota || (self.lacks_disk() && !self.reads)
+    }
+
+    /// Returns whether the disk of the registry, or of a cache in front of it, is full.
+    pub(super) fn lacks_disk(&self) -> bool {
+        self.status == 507 || self.raw.contains("no space left on device")
     }
 
     /// Returns whether the login has expired, as the token services of cloud providers say with a 403.
@@ -319,6 +328,27 @@ mod tests {
             assert_eq!(read(404, body).to_string(), said, "{body}");
         }
         let _ = read(500, r#"[1,2]"#);
+    }
+
+    #[test]
+    fn a_used_up_quota_is_known_by_its_words() {
+        let denied = |message: &str| format!(r#"{{"errors":[{{"code":"DENIED","message":"{message}"}}]}}"#);
+        let harbor = "adding 1.0 MiB of storage resource, which when updated to current usage of 10.0 GiB will exceed the \
+                      configured upper limit of 10.0 GiB.";
+        for (status, body, full) in [
+            (403, denied(harbor), true),
+            (403, denied("quota exceeded"), true),
+            (400, denied("LimitExceededException: too many images"), true),
+            (507, String::new(), true),
+            (500, denied("write /var/lib: no space left on device"), true),
+            (429, denied("quota of requests"), false),
+            (403, denied("requested access to the resource is denied"), false),
+        ] {
+            assert_eq!(read(status, &body).is_full(), full, "{status} {body}");
+        }
+        let mut read_only = read(507, "");
+        read_only.reads = true;
+        assert!(!read_only.is_full() && read_only.lacks_disk());
     }
 
     #[test]

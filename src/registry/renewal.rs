@@ -168,16 +168,17 @@ impl Host {
                     Err(failure) => return Ok(Renewed::MayPass(failure.error)),
                 };
             }
-            match challenges.into_iter().next() {
-                Some(challenge) => {
+            match (challenges.into_iter().next(), challenge::unsupported(answer.headers())) {
+                (Some(challenge), _) => {
                     if let Challenge::Bearer(bearer) = &challenge {
                         scope.widen(&bearer.scopes);
                     }
                     self.auth.challenged(challenge, zone);
                 }
-                None if self.auth.is_bearer() => {}
-                None if self.is_vague(answer) => return Ok(Renewed::MayPass(self.vague(repository).await)),
-                None => return Err(self.vague(repository).await),
+                (None, _) if self.auth.is_bearer() => {}
+                (None, Some(what)) => return Err(self.unsupported(&what, repository).await),
+                (None, None) if self.is_vague(answer) => return Ok(Renewed::MayPass(self.vague(repository).await)),
+                (None, None) => return Err(self.vague(repository).await),
             }
         }
         let fresh = self
@@ -192,6 +193,16 @@ impl Host {
         answer.status() == StatusCode::UNAUTHORIZED
             && self.answered.load(Ordering::Relaxed)
             && challenge::parse(answer.headers()).is_empty()
+            && challenge::unsupported(answer.headers()).is_none()
+    }
+
+    /// Returns the error for a challenge that no login can answer.
+    async fn unsupported(&self, what: &str, repository: &str) -> Error {
+        let found = self.context.credentials.lookup(&self.name, repository).await;
+        let error = self.auth.unauthorized(what, &found).with_shared_cause();
+        error.with_hint(
+            "a login does not help: have the registry, or the proxy in front of it, offer Basic or a token server (Bearer) too",
+        )
     }
 
     async fn vague(&self, repository: &str) -> Error {

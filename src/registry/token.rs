@@ -23,6 +23,7 @@ use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, retry_after};
 use super::scope::Scope;
 use crate::error::{Error, Kind, Result};
+use crate::text::quote;
 
 /// Name of this program for token servers (`client_id`).
 const CLIENT_ID: &str = env!("CARGO_PKG_NAME");
@@ -35,6 +36,10 @@ const SHORTEST_LIFE: u64 = 60;
 
 /// Maximum lifetime of a token in seconds, whatever the server states.
 const LONGEST_LIFE: u64 = 24 * 3600;
+
+/// Hint for a server that does not answer like a token server.
+const NO_TOKEN_SERVER: &str =
+    "the address in the registry's challenge may not be a token server: ask the administrator of the registry";
 
 /// An authorization that a registry refused.
 #[derive(Debug, Clone, Copy)]
@@ -149,9 +154,22 @@ impl Request<'_> {
                 format!("`{host}` names a token server that is not to be trusted: {why}"),
             )
         };
+        let stated = self.bearer.realm.trim();
+        let has_scheme = stated
+            .split_once("://")
+            .is_some_and(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        if !stated.starts_with('/') && !has_scheme {
+            let what = format!(
+                "`{host}` sends clients to `{}` for a token, which is no address",
+                quote(&stated)
+            );
+            let hint = "have the address of the token server (`realm`) corrected in the configuration of the registry: it begins with \
+                        https://";
+            return Err(Error::new(Kind::Server, what).with_hint(hint).with_shared_cause());
+        }
         let mut realm = self
             .registry
-            .join(&self.bearer.realm)
+            .join(stated)
             .map_err(|e| refused("its address cannot be read".into()).with_source(e))?;
         let _ = realm.set_username("");
         let _ = realm.set_password(None);
@@ -276,6 +294,20 @@ impl Request<'_> {
         }
     }
 
+    /// Returns the error for a refusal that a token server does not give. It is the same for all images of the registry, and says
+    /// nothing about whether an image exists or may be pushed.
+    async fn no_token_server(&self, mut answer: Answer) -> Error {
+        let mut address = answer.url.clone();
+        address.set_query(None);
+        let mut error = answer.refusal().await;
+        if !matches!(error.kind(), Kind::RateLimited) {
+            error = error.with_kind(Kind::Server).with_hint(NO_TOKEN_SERVER);
+        }
+        error
+            .context(format!("{} from {}", self.action(), shown(&address)))
+            .with_shared_cause()
+    }
+
     fn action(&self) -> String {
         format!("cannot get a token for `{}`", authority(self.registry))
     }
@@ -289,11 +321,11 @@ impl Request<'_> {
                 let words = answer.into_words().await;
                 return Err(Error::new(Kind::Unauthorized, words));
             }
+            status if status.is_client_error() => return Err(self.no_token_server(answer).await),
             _ => return Err(answer.into_error(&self.action()).await),
         }
         let wrong = |why: &str| {
-            Error::new(Kind::Server, format!("{}: `{host}` {why}", self.action()))
-                .with_hint("the address in the registry's challenge may not be a token server")
+            Error::new(Kind::Server, format!("{}: `{host}` {why}", self.action())).with_hint(NO_TOKEN_SERVER)
         };
         let bytes = answer.json(MAX_ANSWER).await.map_err(|failure| match failure {
             Some(failure) => failure.error.context(self.action()),

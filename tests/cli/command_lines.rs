@@ -165,6 +165,30 @@ const LINES: &[Line] = &[
         &["`--report ./two.tar`: this is the file that is written by `-o`"],
     ),
     line(
+        &[
+            "export",
+            "127.0.0.1:1/a",
+            "-o",
+            "two.tar",
+            "--report",
+            "two.tar.partial",
+        ],
+        2,
+        &["`--report two.tar.partial`: this is the file that is written by `-o`"],
+    ),
+    line(
+        &[
+            "export",
+            "127.0.0.1:1/a",
+            "-o",
+            "two.tar",
+            "--report",
+            "two.tar.partial.journal",
+        ],
+        2,
+        &["this is the file that is written by `-o`"],
+    ),
+    line(
         &["export", "-f", "list.txt", "-o", "list.txt", "--force"],
         2,
         &["this is the file that is read by `--images`"],

@@ -116,6 +116,29 @@ fn helpers_for_one_registry_and_for_all() {
 }
 
 #[test]
+fn a_line_end_behind_a_login_in_a_variable_does_not_count() {
+    let (mut cli, registry) = (cli(), basic());
+    cli.set("DOCKER_MIRROR_USERNAME", format!("{USER}\r\n"));
+    cli.set("DOCKER_MIRROR_PASSWORD", format!("{PASSWORD}\n"));
+    export_works(&cli, &registry);
+    // Only one line end: the others belong to the password.
+    cli.set("DOCKER_MIRROR_PASSWORD", format!("{PASSWORD}\n\n"));
+    export_is_refused(&cli, &registry);
+}
+
+#[test]
+fn a_helper_that_cannot_start_is_not_called_absent() {
+    let (mut cli, registry) = (cli(), basic());
+    helper(&mut cli, "lost", &registry.host(), "");
+    fs::write(cli.path("bin/docker-credential-lost"), "#!/no/such/interpreter\n").unwrap();
+    cli.docker_config(&json!({"credHelpers": {registry.host(): "lost"}}));
+    let image = format!("{}/a/b:1", registry.host());
+    let output = cli.run(&["export", &image, "-o", "b.tar"]).expect_code(3);
+    let output = output.says(&["bin/docker-credential-lost` exists", "interpreter or loader is missing"]);
+    assert!(!output.stderr.contains("not installed"), "{}", output.everything());
+}
+
+#[test]
 fn a_helper_that_is_not_there_is_named() {
     let (cli, registry) = (cli(), basic());
     cli.docker_config(&json!({"credHelpers": {registry.host(): "absent-one"}}));
@@ -371,7 +394,7 @@ fn a_docker_auth_config_that_is_none_is_explained_and_not_shown() {
     let (open, closed) = (public(), basic());
     for value in [
         "/builds/team/app.tmp/DOCKER_AUTH_CONFIG",
-        &format!("{{\"auths\": {{\"h\": \"{PASSWORD}\"}}}}"),
+        &format!("{{\"auths\": \"{PASSWORD}\"}}"),
         PASSWORD,
     ] {
         let mut cli = cli();

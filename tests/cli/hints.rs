@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::request_words::WORDS_OF_REQUESTS;
 use super::support::cli::Output;
 use super::support::fault::{Action, Canned, When};
 use super::support::images::{helm_chart, sized};
@@ -10,24 +11,24 @@ use super::support::{Auth, Cli, Double, Options, sha256};
 use super::{cli, source};
 
 /// What a registry does, and what is done with it.
-struct Condition {
-    name: &'static str,
-    registry: fn() -> Options,
+pub(super) struct Condition {
+    pub(super) name: &'static str,
+    pub(super) registry: fn() -> Options,
     /// Whether it is pushed to; else it is pulled from.
-    push: bool,
+    pub(super) push: bool,
     /// The exit code.
-    code: i32,
-    says: &'static [&'static str],
-    not: &'static [&'static str],
+    pub(super) code: i32,
+    pub(super) says: &'static [&'static str],
+    pub(super) not: &'static [&'static str],
     /// Lines on standard error, at most.
-    lines: usize,
+    pub(super) lines: usize,
 }
 
-fn with(when: When, action: Action) -> Options {
+pub(super) fn with(when: When, action: Action) -> Options {
     Options::default().fault(when, action)
 }
 
-fn answer(status: u16, body: &str) -> Action {
+pub(super) fn answer(status: u16, body: &str) -> Action {
     Action::Answer(Canned {
         status,
         headers: vec![("content-type".into(), "text/plain".into())],
@@ -388,7 +389,7 @@ fn what_a_registry_answers_is_explained_once_and_truly() {
     fill(&good);
     export(&cli, &good.host(), &[]).expect_code(0);
     std::fs::rename(cli.path("x.tar"), cli.path("b.tar")).unwrap();
-    for condition in CONDITIONS.iter().chain(OTHER_WORDS) {
+    for condition in CONDITIONS.iter().chain(OTHER_WORDS).chain(WORDS_OF_REQUESTS) {
         let registry = Double::start((condition.registry)());
         fill(&registry);
         let output = match condition.push {

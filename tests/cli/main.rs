@@ -39,6 +39,7 @@ mod platforms;
 mod referrers;
 mod rejected;
 mod reports;
+mod request_words;
 mod sent_back;
 mod sha512;
 mod snapshots;

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Kind, Result};
 use crate::image::platform::PlatformFilter;
-use crate::text::{Line, quote};
+use crate::text::{Line, few_with, quote};
 
 pub use entry::Rename;
 pub(crate) use entry::{Entry, Names};
@@ -59,6 +59,15 @@ impl ImageList {
             return self
                 .fault(Error::new(Kind::Usage, why).with_hint("a list of images is given with `--images FILE`"));
         }
+        let name = text.trim();
+        if name.ends_with(':') && !name.contains(' ') {
+            let why = format!(
+                "`{}` is not the name of an image: the tag after the colon is empty",
+                quote(name)
+            );
+            return self
+                .fault(Error::new(Kind::Usage, why).with_hint("a variable that is to hold the tag may not be set"));
+        }
         match line::parse(text) {
             Ok(Some(entry)) => self.add(entry),
             // Unlike a line of a file, an argument that is empty or a comment is a mistake, such as an unset variable.
@@ -89,8 +98,10 @@ impl ImageList {
             _ => return fault("it is no text", "a list has one image on each line, in UTF-8 or UTF-16"),
         };
         let before = (self.entries.len(), self.faults.len());
+        let mut skipped = Vec::new();
         match documents::parse(&text) {
             Some(document) => {
+                skipped.clone_from(&document.warnings);
                 for fault in document.faults {
                     self.fault(fault.context(&shown));
                 }
@@ -113,7 +124,15 @@ impl ImageList {
             None => self.add_lines(&shown, &text),
         }
         if before == (self.entries.len(), self.faults.len()) && !self.overflowed {
-            self.fault(Error::new(Kind::Usage, format!("{shown}: it names no image")));
+            let error = match skipped.as_slice() {
+                [] => Error::new(Kind::Usage, format!("{shown}: it names no image")),
+                skipped => Error::new(
+                    Kind::Usage,
+                    format!("{shown}: it names no image: {}", few_with(skipped, "; ")),
+                )
+                .with_hint(line_hint::YAML),
+            };
+            self.fault(error);
         }
     }
 

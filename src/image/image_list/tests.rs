@@ -128,6 +128,13 @@ fn lines_of_other_formats_are_refused_with_what_to_write() {
         ("[\"nginx:1\"]", "this looks like JSON"),
         ("\"nginx:1\",", "this looks like JSON"),
         ("'nginx:1'", "omit the quotes"),
+        ("\"r.io/a/nginx:1\"", "omit the quotes, as `jq -r`"),
+        ("- r.io/a/nginx:1", "`sed 's/^[-* ]*//' FILE`"),
+        ("* r.io/a/nginx:1", "`sed 's/^[-* ]*//' FILE`"),
+        ("  - image: \"nginx:1\"", "| tr -d "),
+        ("r.io/app:1.0,r.io/one:1", "`tr -s ', ' '\\n' < FILE`"),
+        ("r.io/app:{1.0,2.0", "a `{` is not closed"),
+        ("nginx:1,yes", "`cut -d, -f1 FILE`"),
         ("nginx:1,", "omit the last character"),
         ("nginx:1;", "omit the last character"),
         ("nginx:1 \\", "omit the last character"),
@@ -150,6 +157,30 @@ fn lines_of_other_formats_are_refused_with_what_to_write() {
         assert!(hint.contains(expected), "{line}: {error}: {hint}");
         assert_eq!(error.kind(), Kind::Usage, "{line}");
     }
+}
+
+#[test]
+fn an_argument_with_an_empty_tag_asks_for_its_variable() {
+    let mut list = ImageList::default();
+    list.add_argument("r.io/nginx:");
+    let (faults, _) = list.check().unwrap_err();
+    assert!(
+        faults[0].full().contains("the tag after the colon is empty"),
+        "{}",
+        faults[0]
+    );
+    assert!(faults[0].hint().unwrap().contains("variable"));
+}
+
+#[test]
+fn a_manifest_of_kubernetes_is_told_apart_from_a_list() {
+    let mut list = ImageList::default();
+    let text = "apiVersion: apps/v1\nkind: Deployment\nspec:\n  image: nginx:1\n";
+    list.add_file("l", text.into());
+    let (faults, _) = list.check().unwrap_err();
+    let said = faults[0].full();
+    assert!(said.contains("a document of the kind `Deployment`"), "{said}");
+    assert!(faults[0].hint().unwrap().contains("`sed -n"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::key::{self, Key};
 use super::options::{CredentialFile, FileFormat, FileLocation};
@@ -34,16 +35,16 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 pub(super) struct AuthFile {
     /// Whether the file is a `.dockercfg`, whose keys have no paths.
     legacy: bool,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Value>,
     /// Helpers of single hosts (`credHelpers`).
-    helpers: BTreeMap<String, String>,
+    helpers: BTreeMap<String, Value>,
     /// Helper of all other hosts (`credsStore`).
-    store: Option<String>,
+    store: Option<Value>,
 }
 
 /// One value of `auths`.
-#[derive(Clone, Default, Deserialize)]
-pub(super) struct Entry {
+#[derive(Deserialize)]
+struct Entry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -56,7 +57,7 @@ pub(super) struct Entry {
 /// An entry or helper of a file that may have a credential.
 pub(super) enum Source<'a> {
     /// An entry of the file itself.
-    Entry { key: &'a str, entry: &'a Entry },
+    Entry { key: &'a str, entry: &'a Value },
     /// A helper program.
     Helper {
         /// Name of the helper without `docker-credential-`.
@@ -66,15 +67,11 @@ pub(super) enum Source<'a> {
         /// Field of the file that names the helper.
         field: &'static str,
     },
-}
-
-#[derive(Deserialize)]
-struct Wire {
-    auths: Option<BTreeMap<String, Option<Entry>>>,
-    #[serde(rename = "credHelpers")]
-    helpers: Option<BTreeMap<String, String>>,
-    #[serde(rename = "credsStore")]
-    store: Option<String>,
+    /// A helper whose name is not a text.
+    NoName {
+        /// Field of the file that names the helper.
+        field: String,
+    },
 }
 
 impl AuthFile {
@@ -119,48 +116,48 @@ impl AuthFile {
     }
 
     /// Parses the content of a file. A file with nothing but white space has no entries, as in Docker.
+    ///
+    /// Of a field that appears twice, the last one counts, as in Docker.
     pub(super) fn parse(bytes: &[u8], format: FileFormat) -> Result<Self> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
         }
-        let legacy = format == FileFormat::Legacy;
-        let wire = if legacy {
-            serde_json::from_slice(bytes).map(|auths| Wire {
-                auths: Some(auths),
-                helpers: None,
-                store: None,
-            })
-        } else {
-            serde_json::from_slice(bytes)
-        }
         // The parser's message quotes the text that it failed on, which may be a password: only the position is shown.
-        .map_err(|e| {
-            let what = if e.is_data() {
-                "a value of the wrong type"
-            } else {
-                "no valid JSON"
-            };
-            Error::new(
-                Kind::Malformed,
-                format!("{what} at line {}, column {}", e.line(), e.column()),
-            )
+        let content: Value = serde_json::from_slice(bytes).map_err(|e| {
+            let (line, column) = (e.line(), e.column());
+            malformed(format!("no valid JSON at line {line}, column {column}"))
         })?;
+        let Value::Object(mut fields) = content else {
+            return Err(malformed(
+                "a value of the wrong type, where a JSON object was expected".to_owned(),
+            ));
+        };
+        let legacy = format == FileFormat::Legacy;
+        if legacy {
+            return Ok(Self {
+                legacy,
+                entries: not_null(fields),
+                ..Self::default()
+            });
+        }
+        let mut object = |field: &str| match fields.remove(field) {
+            None | Some(Value::Null) => Ok(BTreeMap::new()),
+            Some(Value::Object(members)) => Ok(not_null(members)),
+            Some(_) => Err(malformed(format!(
+                "`{field}` has a value of the wrong type: it is no JSON object"
+            ))),
+        };
         Ok(Self {
             legacy,
-            entries: wire
-                .auths
-                .unwrap_or_default()
-                .into_iter()
-                .filter_map(|(key, entry)| Some((key, entry?)))
-                .collect(),
-            helpers: wire.helpers.unwrap_or_default(),
-            store: wire.store.filter(|name| !name.is_empty()),
+            entries: object("auths")?,
+            helpers: object("credHelpers")?,
+            store: fields.remove("credsStore").filter(|name| !name.is_null() && name != ""),
         })
     }
 
     /// Returns the entries and helpers that may have a repository's credential, in the order to try them.
     pub(super) fn sources(&self, canonical_host: &str, repository: &str) -> Vec<Source<'_>> {
-        let mut entries: Vec<(usize, &str, &Entry)> = self
+        let mut entries: Vec<(usize, &str, &Value)> = self
             .entries
             .iter()
             .filter_map(|(key, entry)| {
@@ -182,21 +179,12 @@ impl AuthFile {
             .min_by_key(|(key, _)| key::preference(key, canonical_host));
         match (own, &self.store) {
             // An empty name says that this host has no helper, not even the general helper.
-            (Some((_, name)), _) if name.is_empty() => (),
+            (Some((_, name)), _) if name == "" => (),
             // Docker and Podman ask a helper with the key as it is spelled, and store the login under that spelling.
-            (Some((key, name)), _) => sources.insert(
-                paths,
-                Source::Helper {
-                    name,
-                    server: key.clone(),
-                    field: "credHelpers",
-                },
-            ),
-            (None, Some(name)) => sources.push(Source::Helper {
-                name,
-                server: key::server_url(canonical_host).to_owned(),
-                field: "credsStore",
-            }),
+            (Some((key, name)), _) => sources.insert(paths, helper(name, key, "credHelpers", key)),
+            (None, Some(name)) => {
+                sources.push(helper(name, key::server_url(canonical_host), "credsStore", ""));
+            }
             (None, None) => (),
         }
         sources
@@ -211,41 +199,71 @@ impl fmt::Debug for AuthFile {
     }
 }
 
-impl Entry {
-    /// Returns the credential of the entry.
-    /// `None` if the entry only marks that a helper has the credential.
-    ///
-    /// # Errors
-    /// `auth` cannot be decoded; `title` names the file in the error.
-    pub(super) fn credential(&self, title: &str, key: &str) -> Result<Option<Credential>> {
-        let token = |field: &Option<String>| {
-            field
-                .as_deref()
-                .map(str::trim)
-                .filter(|token| !token.is_empty())
-                .map(|token| Secret::new(token.to_owned()))
-        };
-        if let Some(token) = token(&self.registry_token) {
-            return Ok(Some(Credential::RegistryToken(token)));
-        }
-        if let Some(token) = token(&self.identity_token) {
-            return Ok(Some(Credential::IdentityToken(token)));
-        }
-        if let Some(auth) = self.auth.as_deref().filter(|auth| !auth.trim().is_empty()) {
-            let (username, password) = decode_auth(auth).map_err(|why| {
-                Error::new(
-                    Kind::Malformed,
-                    format!("{title}: the `auth` of `{}` {why}", quote(&key)),
-                )
-                .with_hint("log in again, or write base64 of `user:password`")
-            })?;
-            return Ok(Credential::stored(&username, &password));
-        }
-        Ok(Credential::stored(
-            self.username.as_deref().unwrap_or_default(),
-            self.password.as_deref().unwrap_or_default(),
-        ))
+fn malformed(what: String) -> Error {
+    Error::new(Kind::Malformed, what)
+}
+
+/// Returns the members of an object that are not null; the last one of each name.
+fn not_null(members: serde_json::Map<String, Value>) -> BTreeMap<String, Value> {
+    members.into_iter().filter(|(_, value)| !value.is_null()).collect()
+}
+
+/// Returns the helper of a name that a field of the file states. `key` is the member of the field, if it has members.
+fn helper<'a>(name: &'a Value, server: &str, field: &'static str, key: &str) -> Source<'a> {
+    match name.as_str() {
+        Some(name) => Source::Helper {
+            name,
+            server: server.to_owned(),
+            field,
+        },
+        None if key.is_empty() => Source::NoName {
+            field: format!("`{field}`"),
+        },
+        None => Source::NoName {
+            field: format!("the `{field}` of `{}`", quote(&key)),
+        },
     }
+}
+
+/// Returns the error for a field of the file `title` whose value is of the wrong type. The value may be a password, and is not
+/// shown.
+pub(super) fn wrong_type(title: &str, field: &str) -> Error {
+    malformed(format!("{title}: {field} has a value of the wrong type"))
+        .with_hint("correct or remove it, or log in again with `docker login` or `podman login`")
+}
+
+/// Returns the credential of an entry.
+/// `None` if the entry only marks that a helper has the credential.
+///
+/// # Errors
+/// The entry has another form, or its `auth` cannot be decoded; `title` names the file in the error.
+pub(super) fn credential(entry: &Value, title: &str, key: &str) -> Result<Option<Credential>> {
+    let of_entry = || format!("the entry of `{}`", quote(&key));
+    let entry = Entry::deserialize(entry).map_err(|_| wrong_type(title, &of_entry()))?;
+    let token = |field: &Option<String>| {
+        field
+            .as_deref()
+            .map(str::trim)
+            .filter(|token| !token.is_empty())
+            .map(|token| Secret::new(token.to_owned()))
+    };
+    if let Some(token) = token(&entry.registry_token) {
+        return Ok(Some(Credential::RegistryToken(token)));
+    }
+    if let Some(token) = token(&entry.identity_token) {
+        return Ok(Some(Credential::IdentityToken(token)));
+    }
+    if let Some(auth) = entry.auth.as_deref().filter(|auth| !auth.trim().is_empty()) {
+        let (username, password) = decode_auth(auth).map_err(|why| {
+            malformed(format!("{title}: the `auth` of `{}` {why}", quote(&key)))
+                .with_hint("log in again, or write base64 of `user:password`")
+        })?;
+        return Ok(Credential::stored(&username, &password));
+    }
+    Ok(Credential::stored(
+        entry.username.as_deref().unwrap_or_default(),
+        entry.password.as_deref().unwrap_or_default(),
+    ))
 }
 
 /// Returns the error for an unreadable file.

@@ -5,7 +5,8 @@
 //! it may contain the secret. Some helpers print notices around their answer; such output is accepted if it has exactly one answer.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +75,8 @@ struct Failure {
 enum Hint {
     /// The program is missing, or its name in the file is wrong.
     Configuration,
+    /// The program is there, and what runs it is not.
+    Interpreter,
     /// The program runs, but fails.
     TryByHand,
 }
@@ -117,6 +120,11 @@ impl Helpers {
             let hint = match failure.hint {
                 Hint::Configuration => {
                     format!("install it, or correct `{field}` in {file}")
+                }
+                Hint::Interpreter => {
+                    "see what it needs with `head -n 1` or `ldd`: a script needs its interpreter, and a program for \
+                                      another C library does not run here (as one for glibc in Alpine)"
+                        .to_owned()
                 }
                 Hint::TryByHand => {
                     format!("`echo {} | {program} get` shows what it says", quote(&server))
@@ -180,6 +188,14 @@ impl Helpers {
             .kill_on_drop(true)
             .spawn()
             .map_err(|e| match e.kind() {
+                std::io::ErrorKind::NotFound if program.is_file() => Failure {
+                    kind: Kind::Io,
+                    what: format!(
+                        "cannot be started, although `{}` exists: its interpreter or loader is missing",
+                        quote(&program)
+                    ),
+                    hint: Hint::Interpreter,
+                },
                 std::io::ErrorKind::NotFound => Failure::configuration(Kind::NotFound, "is not installed".to_owned()),
                 _ => Failure::configuration(Kind::Io, format!("cannot be started: {e}")),
             })?;
@@ -220,17 +236,13 @@ impl Helpers {
         Ok((status, output))
     }
 
+    /// Returns the path of a helper: the first program of that name in the folders, else the first file, as in execvp(3).
     fn program(&self, name: &str) -> PathBuf {
         let file = PathBuf::from(format!("docker-credential-{name}"));
-        match self.directories.as_slice() {
-            [] => file,
-            [first, ..] => self
-                .directories
-                .iter()
-                .map(|directory| directory.join(&file))
-                .find(|candidate| candidate.is_file())
-                .unwrap_or_else(|| first.join(&file)),
-        }
+        let candidates = || self.directories.iter().map(|directory| directory.join(&file));
+        let found = candidates().find(|path| is_program(path));
+        let found = found.or_else(|| candidates().find(|path| path.is_file()));
+        found.or_else(|| candidates().next()).unwrap_or(file)
     }
 }
 
@@ -250,6 +262,11 @@ impl Failure {
             hint: Hint::TryByHand,
         }
     }
+}
+
+fn is_program(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 /// Returns the name of a helper's program for messages.

@@ -11,7 +11,7 @@ mod secret;
 
 use tokio::sync::OnceCell;
 
-use self::file::{AuthFile, Source};
+use self::file::{AuthFile, Source, credential, wrong_type};
 use self::helper::{Helpers, program_name};
 use self::options::FileLocation;
 pub use self::options::{CredentialFile, CredentialOptions, FileFormat, HostLogin, Login};
@@ -172,8 +172,9 @@ impl Credentials {
         found: &mut Found,
     ) -> bool {
         for source in content.sources(host, repository) {
-            let (credential, place) = match source {
-                Source::Entry { key, entry } => (entry.credential(&file.title(), key), file.name()),
+            let (answer, place) = match source {
+                Source::Entry { key, entry } => (credential(entry, &file.title(), key), file.name()),
+                Source::NoName { field } => (Err(wrong_type(&file.title(), &field)), file.name()),
                 Source::Helper { name, server, field } => {
                     let program = program_name(name);
                     let place = format!("credential helper `{program}`, which {} names", file.name());
@@ -193,7 +194,7 @@ impl Credentials {
                     (answer, place)
                 }
             };
-            match credential {
+            match answer {
                 Ok(Some(credential)) => {
                     found.credential = credential;
                     found.origin = Some(Origin { place, given: false });

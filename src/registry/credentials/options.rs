@@ -160,7 +160,7 @@ impl CredentialOptions {
     /// In this order: `$DOCKER_MIRROR_AUTH_FILE` and `$REGISTRY_AUTH_FILE`, which must exist if they are set; the variable
     /// `DOCKER_AUTH_CONFIG`, which contains a file's content (GitLab CI, Docker); Podman's `containers/auth.json` in the
     /// run-time folder and the configuration folder; Docker's `config.json` in `$DOCKER_CONFIG`, or else in `~/.docker`; and
-    /// `~/.dockercfg`. An empty variable counts as not set.
+    /// `~/.dockercfg`. An empty variable counts as not set. Credential helpers are looked for in the folders of `PATH`.
     pub fn standard(env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = path("HOME");
@@ -210,8 +210,12 @@ impl CredentialOptions {
                 files.push(file);
             }
         }
+        let path = env("PATH").unwrap_or_default();
         Self {
             files,
+            helper_directories: std::env::split_paths(&path)
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .collect(),
             ..Self::default()
         }
     }

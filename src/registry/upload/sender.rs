@@ -127,6 +127,7 @@ impl<'a> Sender<'a> {
         if ranged && let Ok(range) = HeaderValue::try_from(format!("{start}-{}", end - 1)) {
             headers.insert(CONTENT_RANGE, range);
         }
+        let mut unconnected = 0;
         for _ in 0..MAX_REDIRECTS {
             host.limiter.wait_for_pause().await;
             let begun = Instant::now();
@@ -160,7 +161,16 @@ impl<'a> Sender<'a> {
                         Kind::Network if class == Class::Final => error,
                         _ => target.with_address_hint(&url, error),
                     };
-                    return Err(Setback::Final(error));
+                    return Err(Setback::Final(error.with_shared_cause()));
+                }
+                // The registry named another server, which most likely cannot be reached from here at all.
+                Err(Failure { error, class, .. }) if class == Class::Connect && !host.owns(&url) => {
+                    let error = target.with_address_hint(&url, error);
+                    unconnected += 1;
+                    if unconnected > 1 || !target.budget.pause(None, &error).await {
+                        return Err(Setback::Final(error.with_shared_cause()));
+                    }
+                    continue;
                 }
                 Err(Failure { error, .. }) => {
                     let error = target.with_address_hint(&url, error);

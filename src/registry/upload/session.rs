@@ -53,6 +53,10 @@ impl Session {
                 Kind::Server,
                 format!("`{}` accepts an upload without saying where it goes on", host.name),
             )
+            .with_shared_cause()
+            .with_hint(
+                "its answer has no `Location`: check that this address is the registry, and the proxies in front of it",
+            )
         })?;
         if let Some(minimum) = answer
             .named("oci-chunk-min-length")

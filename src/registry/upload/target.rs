@@ -131,6 +131,10 @@ impl<'a> BlobTarget<'a> {
             Kind::Server,
             format!("`{host}` answered {status} and does not have the blob"),
         )
-        .with_hint("is this address a registry?")
+        .with_shared_cause()
+        .with_hint(
+            "the registry accepts uploads that it does not keep: see in its log what becomes of them; if no upload succeeds, check \
+             whether this address is a registry",
+        )
     }
 }

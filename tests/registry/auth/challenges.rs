@@ -62,8 +62,8 @@ async fn challenges_in_every_form() {
 #[tokio::test]
 async fn challenges_that_cannot_be_answered() {
     for (form, words) in [
-        (&["Negotiate"][..], "in which form"),
-        (&["Bearer service=\"x\""], "in which form"),
+        (&["Negotiate"][..], "asks for Negotiate, which is not supported"),
+        (&["Bearer service=\"x\""], "where to get one (`realm`)"),
         (&["\"", ",,,"], "in which form"),
         (&[], "in which form"),
     ] {
@@ -104,6 +104,12 @@ async fn realms_that_are_not_to_be_trusted() {
         ("file:///etc/passwd", "not http"),
         ("ftp://x/token", "not http"),
         ("https://[::1", "cannot be read"),
+        (
+            "127.0.0.1:1/token",
+            "`127.0.0.1:1/token` for a token, which is no address",
+        ),
+        ("'https://x/token'", "no address"),
+        ("registry", "no address"),
     ] {
         let (server, _) = server(TokenService {
             realm: Some(realm.into()),

@@ -67,7 +67,7 @@ async fn answers_of_token_servers_that_are_none() {
             Action::Body(br#"{"token":"a\nb"}"#.to_vec()),
             Kind::Server,
         ),
-        ("gone", Action::status(404), Kind::NotFound),
+        ("gone", Action::status(404), Kind::Server),
         ("a redirect to itself", Action::redirect(302, "{target}"), Kind::Server),
         (
             "a redirect to a file",

@@ -51,6 +51,32 @@ async fn broken_entries_are_named_and_only_matter_when_used() {
 }
 
 #[tokio::test]
+async fn an_entry_of_a_wrong_type_affects_no_other() {
+    let good = user("u");
+    for other in [
+        r#""auths": {"bad.io": {"auth": 123}, "good.io": GOOD}"#,
+        r#""auths": {"bad.io": "hunter2", "good.io": GOOD}"#,
+        r#""auths": {"bad.io": [], "good.io": GOOD}"#,
+        r#""auths": {"bad.io": {"username": "u", "password": 12345}, "good.io": GOOD}"#,
+        r#""auths": {"good.io": GOOD}, "credHelpers": {"bad.io": 1}"#,
+        r#""auths": {"good.io": GOOD}, "credHelpers": {"bad.io": null}"#,
+        r#""auths": {"good.io": GOOD}, "credsStore": 1"#,
+        // Docker takes the last of two.
+        r#""auths": {"good.io": "hunter2", "good.io": GOOD}"#,
+        r#""auths": {"good.io": {"auth": "JSUl"}}, "auths": {"good.io": GOOD}"#,
+    ] {
+        let content = format!("{{{other}}}").replace("GOOD", &good.to_string());
+        let files = Files::new().with(&content);
+        assert_eq!(files.lookup("good.io", "a").await.unwrap(), basic("u"), "{content}");
+        if !other.contains("null") && (other.contains("bad.io") || other.contains("credsStore")) {
+            let text = shown(&files.lookup("bad.io", "a").await.unwrap_err());
+            assert!(text.contains("bad.io") || text.contains("credsStore"), "{text}");
+            assert!(text.contains("wrong type"), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn files_are_tried_in_order() {
     let files = Files::new()
         .with(json!({"auths": {"a.io": user("first"), "b.io": {}}}))
@@ -70,14 +96,23 @@ async fn broken_files_are_errors_that_quote_nothing() {
         (format!(r#"{{"auths": {{"h.io": {{"auth": "{SECRET}"}}"#), "line 1"),
         (
             format!("{{\n\"auths\": {{\"h.io\": {{\"auth\": [\"{SECRET}\"]}}}}}}"),
+            "the entry of `h.io`",
+        ),
+        (
+            format!("{{\n\"auths\": {{\"h.io\": {{\"auth\": \"{SECRET}\"}},}}}}"),
             "line 2",
         ),
         (format!(r#"{{"auths": {{"h.io": "{SECRET}"}}}}"#), "wrong type"),
+        (format!(r#"{{"auths": ["{SECRET}"]}}"#), "`auths`"),
+        (
+            format!(r#"{{"credHelpers": {{"h.io": ["{SECRET}"]}}}}"#),
+            "`credHelpers` of `h.io`",
+        ),
         (format!(r#"{{"credsStore": {{"{SECRET}": 1}}}}"#), "wrong type"),
         (format!("\"{SECRET}\""), "wrong type"),
         (SECRET.to_owned(), "JSON"),
     ] {
-        let error = Files::new().with(&content).lookup("x.io", "a").await.unwrap_err();
+        let error = Files::new().with(&content).lookup("h.io", "a").await.unwrap_err();
         let text = shown(&error);
         assert_eq!(error.kind(), Kind::Malformed, "{text}");
         assert!(text.contains("0.json") && text.contains(what), "{content}: {text}");

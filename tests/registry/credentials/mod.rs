@@ -77,6 +77,9 @@ fn helpers() -> &'static Path {
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
             }
             std::fs::write(folder.path().join("docker-credential-data"), "not a program").unwrap();
+            let lost = folder.path().join("docker-credential-lost");
+            std::fs::write(&lost, "#!/no/such/interpreter\n").unwrap();
+            std::fs::set_permissions(&lost, std::fs::Permissions::from_mode(0o755)).unwrap();
             folder
         })
         .path()

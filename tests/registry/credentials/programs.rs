@@ -69,6 +69,7 @@ async fn bad_helpers_are_named() {
         ("endless", Kind::Malformed, "more than 65536 bytes"),
         ("absent", Kind::NotFound, "not installed"),
         ("data", Kind::Io, "cannot be started"),
+        ("lost", Kind::Io, "its interpreter or loader is missing"),
         ("../good", Kind::Malformed, "impossible name"),
         ("/bin/sh", Kind::Malformed, "impossible name"),
         ("a\\b", Kind::Malformed, "impossible name"),

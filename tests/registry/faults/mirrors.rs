@@ -53,6 +53,43 @@ async fn a_mirror_is_asked_first_and_the_origin_when_it_fails() {
 }
 
 #[tokio::test]
+async fn a_pause_of_a_mirror_is_not_waited_for() {
+    for status in [429, 503] {
+        let busy = Canned::error(status, "TOOMANYREQUESTS", "too many requests").with_header("retry-after", "100");
+        let (origin, mirror) = (server(Options::default()), server(Options::default()));
+        mirror.add_fault(When::any(), Action::Answer(busy));
+        let (mut options, told) = options();
+        options.mirrors = Mirrors::new(vec![
+            parse_mirror(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+        ]);
+        let registry = with(options, &origin.host());
+        // Only a wait for the pause takes so long.
+        let pulled = async {
+            pull(&registry).await.unwrap();
+            fetch(&registry, "a/b", &layer(b"{}")).await.unwrap();
+        };
+        tokio::time::timeout(Duration::from_secs(60), pulled).await.unwrap();
+        assert_eq!(mirror.count("GET", "/a/b/"), 1, "{status}: {}", mirror.transcript());
+        assert!(told.warnings()[0].contains("not asked again"), "{:?}", told.warnings());
+    }
+}
+
+#[tokio::test]
+async fn what_a_mirror_lacks_is_told_once() {
+    let (origin, mirror) = (server(Options::default()), server(Options::default()));
+    mirror.add_fault(When::any(), Action::error(404, "MANIFEST_UNKNOWN", "unknown"));
+    let (mut options, told) = options();
+    options.mirrors = Mirrors::new(vec![
+        parse_mirror(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+    ]);
+    let registry = with(options, &origin.host());
+    pull(&registry).await.unwrap();
+    fetch(&registry, "a/b", &layer(b"{}")).await.unwrap();
+    assert_eq!(told.warnings().len(), 1, "{:?}", told.warnings());
+    assert!(told.warnings()[0].contains("does not have all that is asked for"));
+}
+
+#[tokio::test]
 async fn a_mirror_gets_no_credentials_of_the_origin() {
     let folder = tempfile::tempdir().unwrap();
     let origin = server(Options::default().auth(Auth::basic("user", "s3cret")));

@@ -112,10 +112,24 @@ impl<'de> Visitor<'de> for ItemVisitor {
         }
         Ok(Item {
             place: 0,
-            config: config.ok_or_else(|| A::Error::missing_field("Config"))?,
+            config: with_slashes(config.ok_or_else(|| A::Error::missing_field("Config"))?),
             repo_tags: repo_tags.flatten().unwrap_or_default().0,
-            layers: layers.flatten().unwrap_or_default().0,
+            layers: layers
+                .flatten()
+                .unwrap_or_default()
+                .0
+                .into_iter()
+                .map(with_slashes)
+                .collect(),
         })
+    }
+}
+
+/// Returns a path with `/` in place of the `\` that Docker on Windows writes. The members of an archive never have a `\`.
+fn with_slashes(path: String) -> String {
+    match path.contains('\\') {
+        true => path.replace('\\', "/"),
+        false => path,
     }
 }
 
@@ -264,6 +278,14 @@ mod tests {
 
     use super::*;
     use crate::bundle::read::source::{Extent, Source};
+
+    #[test]
+    fn paths_of_windows_are_read() {
+        let text = r#"{"Config":"a\\b.json","RepoTags":null,"Layers":["a1\\layer.tar","b2/layer.tar"]}"#;
+        let item: Item = serde_json::from_str(text).unwrap();
+        assert_eq!(item.config, "a/b.json");
+        assert_eq!(item.layers, ["a1/layer.tar", "b2/layer.tar"]);
+    }
 
     #[test]
     fn configs_are_read_once() {
