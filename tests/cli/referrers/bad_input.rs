@@ -79,7 +79,7 @@ fn lists_that_are_wrong_or_have_no_end_are_told() {
             "entries that are none",
             vec![page(&[json!(null), json!({"digest": "x"}), json!([])], None)],
             0,
-            "3 entries of the list",
+            "3 entries without a usable digest in the list",
         ),
     ] {
         let (cli, (source, image)) = (cli(), with_image(true));

@@ -188,7 +188,7 @@ fn answers_that_hide_referrers_are_told() {
             true,
             0,
             0,
-            "1 entries of the list",
+            "1 entry without a usable digest in the list",
             Box::new(|source, image| {
                 let digest = format!("sha256:{}", "A".repeat(64));
                 let entry = json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": 2});
