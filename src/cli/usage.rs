@@ -103,7 +103,7 @@ pub(super) fn command_among_images(cli: &Cli) -> Option<Error> {
 }
 
 /// Warns about environment variables whose names are nearly those of a flag's variable. Variables with other names may belong to
-/// somebody else: Kubernetes sets `DOCKER_MIRROR_PORT` for a service `docker-mirror`.
+/// other programs: Kubernetes sets `DOCKER_MIRROR_PORT` for a service `docker-mirror`.
 pub(super) fn warn_of_misspelt_variables() {
     let set = variables_with(parse::VARIABLES);
     // The definition of all commands takes time.

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_nobody_reads_stay_in_the_queue() {
+    fn bytes_that_the_peer_does_not_read_stay_in_the_queue() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
