@@ -479,3 +479,32 @@ fn a_list_of_nothing_replaces_an_earlier_one_and_is_told() {
         .expect_code(5)
         .says(&["note: nothing of what is wrong can be fetched"]);
 }
+
+#[test]
+fn a_wrong_blob_that_no_image_uses_is_no_fault_beside_a_supplement() {
+    let (cli, _registry) = exported();
+    let bundle = Tar::open(&cli.path("b.tar"));
+    let (layers, _) = pieces(&cli, "b/one:1");
+    // The name of a member is damaged: its image lacks the blob, and nothing refers to the other name.
+    let renamed = |name: &str| match name == blob_name(&layers[0]) {
+        true => blob_name(&sha256(b"another blob")),
+        false => name.to_owned(),
+    };
+    let members = bundle
+        .members
+        .iter()
+        .map(|it| (renamed(&it.name), bundle.bytes(&it.name)));
+    write_members(&cli.path("e.tar"), members.collect::<Vec<_>>());
+    assert!(
+        document(&cli, &["e.tar", "--want", "w.txt"], 5)["faults"]
+            .as_array()
+            .unwrap()
+            .len()
+            > 1
+    );
+    cli.succeed(&["export", "--want", "w.txt", "-o", "s.tar"]);
+    let found = document(&cli, &["e.tar", "s.tar"], 0);
+    assert_eq!(found["replaced"].as_array().unwrap().len(), 1, "{found}");
+    let target = Double::new();
+    cli.succeed(&["import", "e.tar", "s.tar", "-d", &target.host()]);
+}

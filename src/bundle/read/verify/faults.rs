@@ -130,10 +130,15 @@ impl<'a> Faults<'a> {
         self.faults.is_empty() && self.more == 0
     }
 
-    /// Excuses violations of the tar format if there is no other fault. Called beside a supplement, which replaces the blobs
-    /// that such a fault hides: an import accepts the same files.
-    pub(super) fn excuse_tar(&mut self) {
-        if self.more == 0 && self.faults.iter().all(|fault| fault.kind == FaultKind::Tar) {
+    /// Excuses violations of the tar format, and wrong blobs that no image uses, if there is no other fault. Called beside a
+    /// supplement, which replaces the blobs that such a fault hides: an import accepts the same files.
+    pub(super) fn excuse_harmless(&mut self) {
+        let is_harmless = |fault: &Fault| match fault.kind {
+            FaultKind::Tar => true,
+            FaultKind::Damaged | FaultKind::Unreadable => fault.images.is_empty(),
+            _ => false,
+        };
+        if self.more == 0 && self.faults.iter().all(is_harmless) {
             self.replaced.append(&mut self.faults);
         }
     }

@@ -75,7 +75,7 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
         }
     }
     if bundle.parts.has_supplement {
-        faults.excuse_tar();
+        faults.excuse_harmless();
     }
     warnings.append(hashed.warnings);
     let nameless = bundle.parts.broken.iter().filter(|image| faults::lacks_a_name(image));
