@@ -12,8 +12,11 @@ use crate::measured::Lab;
 use crate::shapes;
 use crate::support::{Double, noise};
 
-/// Size in bytes of a front, which is more than the memory that a run may take.
-const FRONT: usize = 300 << 20;
+/// Size in bytes of a front.
+const FRONT: usize = 160 << 20;
+
+/// Memory in bytes that a run may take: less than the front, which no run may keep.
+const MEMORY: u64 = FRONT as u64 * 5 / 8;
 
 /// Size in bytes of a piece of a front.
 const PIECE: usize = 1 << 20;
@@ -75,6 +78,9 @@ fn the_front_of_a_pipe_stays_below_the_ceilings() {
             let what = format!("{name}: {}", arguments.join(" "));
             println!("{}", run.line(&what));
             let mut found = run.faults(2);
+            if run.peak > MEMORY {
+                found.push(format!("takes {} bytes of memory", run.peak));
+            }
             if run.busy > BUSY {
                 found.push(format!("takes {:?}", run.busy));
             }
