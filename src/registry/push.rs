@@ -48,13 +48,11 @@ impl Registry {
         let mut session = None;
         if let Some(from) = mount_from.filter(|from| *from != repository && !self.host.proof.is_doubted()) {
             match self.host.mount(repository, descriptor, from).await {
-                Some(Mount::Done) => {
-                    if self.host.keeps_mount(repository, descriptor, from).await == Fate::Kept {
-                        return Ok(Pushed::Mounted);
-                    }
+                Some(Mount::Done) if self.host.keeps_mount(repository, descriptor, from).await == Fate::Kept => {
+                    return Ok(Pushed::Mounted);
                 }
                 Some(Mount::Upload(opened)) => session = Some(opened),
-                None => {}
+                Some(Mount::Done) | None => {}
             }
         }
         let mut sent_before = false;

@@ -381,7 +381,7 @@ impl<F: Forward> Scanner<F> {
                 return Err(match foreign::recognise(&header.as_bytes()[..read]) {
                     // A short text is not a truncated header: member names have no line breaks.
                     None if start == 0 && header.as_bytes().contains(&b'\n') => {
-                        self.no_header(start, format!("it has only {}", byte_count(short as u64)), &[])
+                        self.no_header(start, format!("it has only {}", byte_count(short)), &[])
                     }
                     Some(_) if start == 0 => self.no_header(start, why, &header.as_bytes()[..read]),
                     _ => self.fault(start, why).with_hint(CUT_OFF),
