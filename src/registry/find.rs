@@ -25,34 +25,12 @@ impl Registry {
         {
             return Ok(Some(manifest));
         }
-        let mut any_answer = false;
-        let mut places = self.places(repository, target)?;
-        while let Some(place) = places.pop_front() {
-            let found = match lookup {
-                TagLookup::HeadFirst => manifest_of(&place, target).await,
-                TagLookup::Direct => place.host.manifest(&place.repository, target).await,
-            };
-            let error = match found {
-                Ok(manifest) => {
-                    if let Some(cache) = cache {
-                        cache.put(&manifest);
-                    }
-                    return Ok(Some(manifest));
-                }
-                Err(error) if error.kind() == Kind::NotFound => {
-                    any_answer = true;
-                    continue;
-                }
-                Err(error) => error,
-            };
-            match places.front() {
-                Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
-                // The earlier request for the referrers already reported that the registry behind the mirror is unreachable.
-                None if any_answer && error.kind() == Kind::Network => {}
-                None => return Err(error),
-            }
+        let (mut found, error) = self.read_places(repository, target, lookup, 1).await?;
+        match (found.pop(), error) {
+            (Some(manifest), _) => Ok(Some(manifest)),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
         }
-        Ok(None)
     }
 
     /// Reads a tag from all sources of a repository, since each may have other content under it. Returns the different manifests,
@@ -65,11 +43,29 @@ impl Registry {
         repository: &str,
         tag: &Target,
     ) -> Result<(Vec<RawManifest>, Option<Error>)> {
+        self.read_places(repository, tag, TagLookup::HeadFirst, usize::MAX)
+            .await
+    }
+
+    /// Reads a tag from one source after the other until `most` different manifests are found. The error is that of the last source.
+    async fn read_places(
+        &self,
+        repository: &str,
+        target: &Target,
+        lookup: TagLookup,
+        most: usize,
+    ) -> Result<(Vec<RawManifest>, Option<Error>)> {
         let mut found: Vec<RawManifest> = Vec::new();
         let mut any_answer = false;
-        let mut places = self.places(repository, tag)?;
-        while let Some(place) = places.pop_front() {
-            let error = match manifest_of(&place, tag).await {
+        let mut places = self.places(repository, target)?;
+        while found.len() < most
+            && let Some(place) = places.pop_front()
+        {
+            let read = match lookup {
+                TagLookup::HeadFirst => manifest_of(&place, target).await,
+                TagLookup::Direct => place.host.manifest(&place.repository, target).await,
+            };
+            let error = match read {
                 Ok(manifest) => {
                     any_answer = true;
                     if let Some(cache) = &self.host.context.cache {
@@ -88,7 +84,7 @@ impl Registry {
             };
             match places.front() {
                 Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
-                // The request for the referrers reports that the registry behind the mirror is unreachable.
+                // The request for the referrers already reported that the registry behind the mirror is unreachable.
                 None if any_answer && error.kind() == Kind::Network => {}
                 None => return Ok((found, Some(error))),
             }
