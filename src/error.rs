@@ -262,7 +262,7 @@ impl Error {
             text.push_str(": ");
             match cause.is::<Self>() {
                 true => text.push_str(&words),
-                false => text.push_str(&quote(&words).to_string()),
+                false => text.push_str(&quote(&without_types(words)).to_string()),
             }
         }
         if !self.0.parts.is_empty() {
@@ -288,6 +288,17 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|s| s as _)
+    }
+}
+
+/// Returns the words of a JSON parser without the name of a type in the source of this program.
+fn without_types(words: String) -> String {
+    match words.split_once("expected struct ") {
+        Some((before, name)) => {
+            let behind = name.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
+            format!("{before}expected an object{behind}")
+        }
+        None => words,
     }
 }
 
@@ -337,6 +348,18 @@ mod tests {
             error
                 .hint()
                 .is_some_and(|hint| hint.contains("chmod") && hint.contains("ls -ld"))
+        );
+    }
+
+    #[test]
+    fn no_type_of_the_source_is_named() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Wire2 {}
+        let cause = serde_json::from_str::<Vec<Wire2>>("[null]").unwrap_err();
+        let error = Error::new(Kind::Malformed, "no list").with_source(cause);
+        assert_eq!(
+            error.full(),
+            "no list: invalid type: null, expected an object at line 1 column 5"
         );
     }
 

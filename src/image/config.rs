@@ -46,7 +46,7 @@ impl Config {
             .with_hint(BROKEN));
         }
         let wrong = |e| {
-            Error::new(Kind::Malformed, "the image config is no such JSON document")
+            Error::new(Kind::Malformed, "the image config is not valid JSON of its kind")
                 .with_hint(BROKEN)
                 .with_source(e)
         };
@@ -65,7 +65,10 @@ impl Config {
                 diff_ids: members.field::<RootFs>("rootfs")?.unwrap_or_default().diff_ids.0,
             })
         };
-        read().map_err(|e: Error| e.context("the image config is no such JSON document").or_hint(BROKEN))
+        read().map_err(|e: Error| {
+            e.context("the image config is not valid JSON of its kind")
+                .or_hint(BROKEN)
+        })
     }
 }
 

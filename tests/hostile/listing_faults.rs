@@ -83,7 +83,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 l.files[0].1 = b"1.0.0".to_vec();
                 l.tar().end()
             },
-            Open(&["`oci-layout`", "no such JSON"]),
+            Open(&["`oci-layout`", "not valid JSON of its kind"]),
         ),
         (
             "r30 manifest.json instead",

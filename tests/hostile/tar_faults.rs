@@ -104,7 +104,27 @@ pub(crate) fn cases() -> Vec<Case> {
         (
             "r02 absolute link",
             || docker(|_, _| (), |t| t.symlink("b/layer.tar", "/etc/passwd")),
-            Open(&["leads out"]),
+            Open(&["leads out", "`/etc/passwd` is absolute"]),
+        ),
+        (
+            "r02 linked folder",
+            || {
+                docker(
+                    |items, _| items[0]["Layers"][0] = json!("d/b/layer.tar"),
+                    |t| t.symlink("d/b", "../c").symlink("c", "a"),
+                )
+            },
+            Warning("digests are new"),
+        ),
+        (
+            "r02 loop of linked folders",
+            || {
+                docker(
+                    |items, _| items[0]["Layers"][0] = json!("b/layer.tar"),
+                    |t| t.symlink("b", "b/b"),
+                )
+            },
+            Open(&["8 links"]),
         ),
         (
             "r02 link loop",

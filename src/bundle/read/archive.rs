@@ -34,6 +34,9 @@ pub(super) const TRAILER: usize = 64 << 10;
 /// Maximum number of links in a chain; a longer chain is treated as a loop.
 const MAX_LINKS: usize = 8;
 
+/// Maximum number of folders of a path that may be links.
+const MAX_FOLDERS: usize = 16;
+
 /// The members of an archive except its blobs, which are in the [`Store`] that all archives share.
 #[derive(Debug)]
 pub(super) struct Archive {
@@ -356,26 +359,36 @@ impl Archive {
     /// # Errors
     /// The reason why the content cannot be found.
     pub(super) fn follow(&self, name: &str, store: &Store) -> Result<Extent, String> {
-        let mut name = name;
+        let mut name = name.to_owned();
         for _ in 0..=MAX_LINKS {
-            if let Some(place) = blob_name(name).and_then(|digest| store.blob(&digest)) {
+            if let Some(place) = blob_name(&name).and_then(|digest| store.blob(&digest)) {
                 // Messages need the name of the member, which the place of a blob does not store.
-                let member = Some(name.into());
+                let member = Some(name.as_str().into());
                 return Ok(Extent {
                     member,
                     ..place.clone()
                 });
             }
-            if let Some(place) = self.files.get(name) {
+            if let Some(place) = self.files.get(&name) {
                 return Ok(place.clone());
             }
-            match (self.links.get(name), self.unreadable.get(name)) {
+            match (self.link_on(&name), self.unreadable.get(&name)) {
                 (Some(target), _) => name = target,
-                (None, Some(why)) => return Err(format!("`{}`: {why}", quote(name))),
-                (None, None) => return Err(format!("`{}` is not in the archive", quote(name))),
+                (None, Some(why)) => return Err(format!("`{}`: {why}", quote(&name))),
+                (None, None) => return Err(format!("`{}` is not in the archive", quote(&name))),
             }
         }
-        Err(format!("`{}` leads over more than {MAX_LINKS} links", quote(name)))
+        Err(format!("`{}` leads over more than {MAX_LINKS} links", quote(&name)))
+    }
+
+    /// Returns a path with its first link replaced by the target: a link to a folder, or to the member itself. `None` if there is
+    /// no link on the path.
+    fn link_on(&self, path: &str) -> Option<String> {
+        let folders = path.match_indices('/').take(MAX_FOLDERS).map(|(end, _)| end);
+        folders.chain([path.len()]).find_map(|end| {
+            let (link, rest) = path.split_at(end);
+            Some(format!("{}{rest}", self.links.get(link)?))
+        })
     }
 
     /// Refuses an archive if a document or the folder of blobs is a link that cannot be followed.
@@ -402,13 +415,9 @@ impl Archive {
         taken.map_err(|e| e.context(format!("`{}`: the names of its members", quote(&self.label))))?;
         self.names += name.len();
         if self.names > MAX_NAMES {
-            return Err(Error::new(
-                Kind::Malformed,
-                format!(
-                    "`{}`: the names of its members take more than {MAX_NAMES} bytes",
-                    self.label
-                ),
-            ));
+            let label = quote(&self.label);
+            let what = format!("`{label}`: the names of its members take more than {MAX_NAMES} bytes");
+            return Err(Error::new(Kind::Malformed, what));
         }
         Ok(())
     }
@@ -471,14 +480,9 @@ fn same_bytes(name: &str, first: &Extent, second: &Extent) -> Result<()> {
 }
 
 fn twice(label: &str, name: &str) -> Error {
-    Error::new(
-        Kind::Malformed,
-        format!(
-            "`{}`: the member `{}` appears twice, once as a link",
-            quote(&label),
-            quote(&name)
-        ),
-    )
+    let (label, name) = (quote(&label), quote(&name));
+    let what = format!("`{label}`: the member `{name}` appears twice, once as a link");
+    Error::new(Kind::Malformed, what)
 }
 
 /// Returns the warning about an archive without an end mark.

@@ -6,7 +6,7 @@ use super::archive::Archive;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::reference::Reference;
-use crate::text::{counted, few_with, quote};
+use crate::text::{LISTED, counted, quote};
 
 /// An unusable image of an archive: incomplete, or without a name.
 #[derive(Debug, Clone)]
@@ -134,35 +134,49 @@ pub(super) fn place_label(archive: &Archive, place: usize) -> String {
 /// Returns the error for bundles without a usable image.
 pub(super) fn none_is_whole(archives: &[BrokenArchive], broken: &[BrokenImage]) -> Error {
     // A fault that several names of one image share is reported once.
-    let mut faults: Vec<&Arc<Error>> = archives.iter().map(|archive| &archive.error).collect();
+    let mut labelled: Vec<(&str, &Arc<Error>)> = archives.iter().map(|at| (at.label.as_str(), &at.error)).collect();
     for image in broken {
-        if !faults.last().is_some_and(|last| Arc::ptr_eq(last, &image.error)) {
-            faults.push(&image.error);
+        if !labelled.last().is_some_and(|(_, last)| Arc::ptr_eq(last, &image.error)) {
+            labelled.push((&image.label, &image.error));
         }
     }
+    let faults = || labelled.iter().map(|(_, fault)| *fault);
     let is_usage = |fault: &&Arc<Error>| fault.kind() == Kind::Usage;
     // Images that different bundles call by one name are wrong usage as well, and have names.
     let has_clash = broken.iter().any(|image| image.is_misnamed && is_usage(&&image.error));
-    let (kind, what) = match faults.iter().find(|fault| !is_usage(fault)) {
+    let (kind, what) = match faults().find(|fault| !is_usage(fault)) {
         Some(first) if broken.is_empty() => (first.kind(), "files cannot be read"),
         Some(first) if !archives.is_empty() => (first.kind(), "files and images cannot be read"),
         None if has_clash => (Kind::Usage, "images cannot be told apart by their names"),
         None => (Kind::Usage, "images have no name"),
         Some(first) if has_clash => (first.kind(), "images cannot be used"),
-        Some(first) if faults.iter().any(is_usage) => (first.kind(), "images have no name or are not whole"),
+        Some(first) if faults().any(|fault| is_usage(&fault)) => (first.kind(), "images have no name or are not whole"),
         Some(first) => (first.kind(), "images are not whole"),
-    };
-    let error = match faults.as_slice() {
-        [only] => Error::new(kind, only.full()),
-        _ => {
-            let list = few_with(faults.iter().map(|fault| fault.full()), "; ");
-            Error::new(kind, format!("{} {what}: {list}", faults.len()))
-        }
     };
     let several = "name each of them: `--name @N=REPOSITORY:TAG` or `--name sha256:...=REPOSITORY:TAG`; \
                    `--name REPOSITORY` where they have tags";
-    match faults.iter().find_map(|fault| fault.hint()) {
-        Some(_) if faults.len() > 1 && kind == Kind::Usage && !has_clash => error.with_hint(several),
+    let are_nameless = labelled.len() > 1 && kind == Kind::Usage && !has_clash;
+    let hint = match are_nameless {
+        true => Some(several),
+        false => faults().find_map(|fault| fault.hint()),
+    };
+    let error = match labelled.as_slice() {
+        [(_, only)] => Error::new(kind, only.full()),
+        all => {
+            let more = match all.len().saturating_sub(LISTED) {
+                0 => String::new(),
+                more => format!(", those below and {more} more"),
+            };
+            let part = |(label, fault): &(&str, &Arc<Error>)| {
+                let fault = Error::clone(fault);
+                let fault = if are_nameless { fault.with_hint(several) } else { fault };
+                ((*label).to_owned(), fault)
+            };
+            let parts = all.iter().take(LISTED).map(part).collect();
+            Error::new(kind, format!("{} {what}{more}", all.len())).with_parts(parts)
+        }
+    };
+    match hint {
         Some(hint) => error.with_hint(hint.to_owned()),
         None => error,
     }

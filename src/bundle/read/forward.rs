@@ -196,17 +196,17 @@ pub(super) fn stream_error(what: &str, e: std::io::Error) -> Error {
                 | std::io::ErrorKind::FileTooLarge => Kind::NoSpace,
                 _ => Kind::Io,
             };
-            let hint = match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => Some("it was truncated: copy it again"),
-                _ if kind == Kind::Malformed => {
-                    Some("it was truncated or corrupted in transit: copy it again, and compare sizes or checksums")
-                }
-                _ => None,
-            };
+            // Each decoder has words of its own for the end of its input.
+            if e.kind() == std::io::ErrorKind::UnexpectedEof {
+                return Error::new(kind, format!("cannot read {what}: its compressed data is cut off"))
+                    .with_hint("it was truncated: copy it again");
+            }
             let error = Error::new(kind, format!("cannot read {what}")).with_source(e);
-            match hint {
-                Some(hint) => error.with_hint(hint),
-                None => error,
+            match kind {
+                Kind::Malformed => error.with_hint(
+                    "it was truncated or corrupted in transit: copy it again, and compare sizes or checksums",
+                ),
+                _ => error,
             }
         }
     }

@@ -207,7 +207,13 @@ pub(super) fn clean_name(name: &[u8]) -> Result<Option<String>, String> {
 pub(super) fn link_target(member: &str, target: &[u8], symbolic: bool) -> Result<String, String> {
     let outside = || format!("the link leads out of the archive, to `{}`", quote_bytes(target));
     let text = std::str::from_utf8(target).map_err(|_| outside())?;
-    if text.is_empty() || text.starts_with('/') || text.contains(['\0', '\\']) || text.len() > MAX_NAME {
+    if text.starts_with('/') {
+        return Err(format!(
+            "the link leads out of the archive: its target `{}` is absolute",
+            quote(&text)
+        ));
+    }
+    if text.is_empty() || text.contains(['\0', '\\']) || text.len() > MAX_NAME {
         return Err(outside());
     }
     let mut parts: Vec<&str> = match member.rsplit_once('/') {

@@ -143,6 +143,6 @@ fn version(archive: &Archive) -> Result<Result<(), Error>> {
                 quote(&layout.image_layout_version())
             ),
         )),
-        Err(e) => Err(Error::new(Kind::Malformed, format!("{place}: no such JSON document")).with_source(e)),
+        Err(e) => Err(Error::new(Kind::Malformed, format!("{place}: it is not valid JSON of its kind")).with_source(e)),
     })
 }

@@ -258,7 +258,7 @@ pub(super) fn read(archive: &Archive, budget: &Budget) -> Result<Option<Recorded
     let wrong = |e: serde_json::Error| {
         Error::new(
             Kind::Malformed,
-            format!("{}: no such JSON document", archive.describe(record::MEMBER)),
+            format!("{}: it is not valid JSON of its kind", archive.describe(record::MEMBER)),
         )
         .with_source(e)
         .with_hint(EDITED)

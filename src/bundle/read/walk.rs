@@ -19,8 +19,8 @@ use crate::image::tree::LeftOut;
 use crate::text::{LISTED, byte_count, few, few_with};
 
 /// Hint for links that lead out of an archive.
-pub(super) const FOLLOW_LINKS: &str = "links are followed only in a folder, and only inside of it: copy it with what its links lead to (`cp -rL FOLDER COPY`), or \
-     archive it so (`tar -chf FILE -C FOLDER .`)";
+pub(super) const FOLLOW_LINKS: &str = "only links that stay inside are followed, and of an archive only relative ones: copy the folder with what its links lead to \
+     (`cp -rL FOLDER COPY`), or archive it so (`tar -chf FILE -C FOLDER .`)";
 
 /// Why a named pipe, a socket or a device in a folder is not read.
 pub(super) const NO_FILE: &str = "it is neither a file nor a folder";
