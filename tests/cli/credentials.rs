@@ -390,6 +390,24 @@ fn a_helper_that_prints_more_than_its_answer_is_understood_and_told() {
         .hides(&[PASSWORD]);
 }
 #[test]
+fn a_file_that_is_no_json_is_to_be_corrected_and_one_without_logins_is_told() {
+    let (cli, registry) = (cli(), basic());
+    let image = format!("{}/a/b:1", registry.host());
+    cli.docker_config(&json!({}));
+    fs::write(cli.path(".docker/config.json"), "{\"auths\": {").unwrap();
+    cli.run(&["export", &image, "-o", "b.tar"]).expect_code(3).says(&[
+        "config.json",
+        "no valid JSON at line 1",
+        "hint: correct the file, or remove it",
+    ]);
+    // A Kubernetes Secret as a whole, not its value.
+    cli.docker_config(&json!({"apiVersion": "v1", "kind": "Secret", "data": {".dockerconfigjson": "e30="}}));
+    cli.run(&["export", &image, "-o", "b.tar"])
+        .expect_code(3)
+        .says(&["config.json` (it has no entry in `auths`)"]);
+}
+
+#[test]
 fn a_docker_auth_config_that_is_none_is_explained_and_not_shown() {
     let (open, closed) = (public(), basic());
     for value in [

@@ -18,6 +18,7 @@ use super::secret::{Credential, Secret};
 use crate::error::{Error, Kind, Result};
 use crate::files::encoding;
 use crate::files::{self, Pipes};
+use crate::image::fields::fold;
 use crate::text::quote;
 
 /// Maximum size of a credential file in bytes.
@@ -100,9 +101,10 @@ impl AuthFile {
                 format!("{} has more than {MAX_FILE} bytes", file.title()),
             ));
         }
-        Self::parse(&encoding::utf8(bytes), file.format)
-            .map(Some)
-            .map_err(|e| e.context(file.title()))
+        Self::parse(&encoding::utf8(bytes), file.format).map(Some).map_err(|e| {
+            e.context(file.title())
+                .with_hint("correct the file, or remove it and log in again")
+        })
     }
 
     fn read_variable(file: &CredentialFile, text: &Secret) -> Result<Self> {
@@ -117,7 +119,7 @@ impl AuthFile {
 
     /// Parses the content of a file. A file with nothing but white space has no entries, as in Docker.
     ///
-    /// Of a field that appears twice, the last one counts, as in Docker.
+    /// Of a field that appears twice, the last one counts, and the case of its name does not matter, as in Docker.
     pub(super) fn parse(bytes: &[u8], format: FileFormat) -> Result<Self> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
@@ -127,7 +129,7 @@ impl AuthFile {
             let (line, column) = (e.line(), e.column());
             malformed(format!("no valid JSON at line {line}, column {column}"))
         })?;
-        let Value::Object(mut fields) = content else {
+        let Value::Object(fields) = content else {
             return Err(malformed(
                 "a value of the wrong type, where a JSON object was expected".to_owned(),
             ));
@@ -140,7 +142,8 @@ impl AuthFile {
                 ..Self::default()
             });
         }
-        let mut object = |field: &str| match fields.remove(field) {
+        let mut fields = folded(fields);
+        let mut object = |field: &str| match fields.remove(&fold(field)) {
             None | Some(Value::Null) => Ok(BTreeMap::new()),
             Some(Value::Object(members)) => Ok(not_null(members)),
             Some(_) => Err(malformed(format!(
@@ -151,8 +154,13 @@ impl AuthFile {
             legacy,
             entries: object("auths")?,
             helpers: object("credHelpers")?,
-            store: fields.remove("credsStore").filter(|name| !name.is_null() && name != ""),
+            store: fields.remove("credsstore").filter(|name| !name.is_null() && name != ""),
         })
+    }
+
+    /// Returns whether the file has neither entries nor helpers.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.helpers.is_empty() && self.store.is_none()
     }
 
     /// Returns the entries and helpers that may have a repository's credential, in the order to try them.
@@ -203,6 +211,11 @@ fn malformed(what: String) -> Error {
     Error::new(Kind::Malformed, what)
 }
 
+/// Returns the members of an object with their names in the case that [`fold`] gives them.
+pub(super) fn folded(members: serde_json::Map<String, Value>) -> serde_json::Map<String, Value> {
+    members.into_iter().map(|(name, value)| (fold(&name), value)).collect()
+}
+
 /// Returns the members of an object that are not null; the last one of each name.
 fn not_null(members: serde_json::Map<String, Value>) -> BTreeMap<String, Value> {
     members.into_iter().filter(|(_, value)| !value.is_null()).collect()
@@ -239,7 +252,11 @@ pub(super) fn wrong_type(title: &str, field: &str) -> Error {
 /// The entry has another form, or its `auth` cannot be decoded; `title` names the file in the error.
 pub(super) fn credential(entry: &Value, title: &str, key: &str) -> Result<Option<Credential>> {
     let of_entry = || format!("the entry of `{}`", quote(&key));
-    let entry = Entry::deserialize(entry).map_err(|_| wrong_type(title, &of_entry()))?;
+    let fields = entry
+        .as_object()
+        .cloned()
+        .ok_or_else(|| wrong_type(title, &of_entry()))?;
+    let entry = Entry::deserialize(Value::from(folded(fields))).map_err(|_| wrong_type(title, &of_entry()))?;
     let token = |field: &Option<String>| {
         field
             .as_deref()
@@ -313,6 +330,21 @@ mod tests {
         assert!(decode_auth("!").is_err());
         assert!(decode_auth(&encode("nocolon")).is_err());
         assert!(decode_auth(&base64::engine::general_purpose::STANDARD.encode([255, b':', 1])).is_err());
+    }
+
+    #[test]
+    fn the_case_of_the_fields_does_not_matter() {
+        let text = serde_json::json!({"Auths": {"h.io": {"Auth": encode("u:p")}}, "CREDHELPERS": {"g.io": "x"}});
+        let file = AuthFile::parse(text.to_string().as_bytes(), FileFormat::Config).unwrap();
+        let sources = file.sources("h.io", "a");
+        let [Source::Entry { key, entry }] = sources.as_slice() else {
+            panic!("one entry");
+        };
+        assert_eq!(credential(entry, "f", key).unwrap(), Credential::stored("u", "p"));
+        assert!(matches!(
+            file.sources("g.io", "a").as_slice(),
+            [Source::Helper { name: "x", .. }]
+        ));
     }
 
     proptest! {

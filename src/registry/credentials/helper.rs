@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use super::file::folded;
 use super::secret::Credential;
 use crate::error::{Error, Kind, Result};
 use crate::files::encoding;
@@ -83,10 +85,15 @@ enum Hint {
 
 #[derive(Deserialize)]
 struct Wire {
-    #[serde(rename = "Username")]
     username: Option<String>,
-    #[serde(rename = "Secret")]
     secret: Option<String>,
+}
+
+impl Wire {
+    /// Reads an answer. The case of its field names does not matter, as in Docker.
+    fn new(object: serde_json::Map<String, Value>) -> Option<Self> {
+        serde_json::from_value(folded(object).into()).ok()
+    }
 }
 
 impl Helpers {
@@ -291,7 +298,7 @@ fn read_answer(status: ExitStatus, output: Vec<u8>) -> Answer {
     if output.iter().all(u8::is_ascii_whitespace) {
         return wrong("printed nothing, where a JSON object with `Username` and `Secret` was expected");
     }
-    let whole = serde_json::from_slice::<Wire>(&output).ok();
+    let whole = serde_json::from_slice(&output).ok().and_then(Wire::new);
     let talkative = whole.is_none();
     let mut found = match whole {
         Some(answer) => vec![answer],
@@ -317,16 +324,11 @@ fn answers_within(output: &[u8]) -> Vec<Wire> {
     let mut rest = output;
     while let Some(start) = rest.iter().position(|byte| *byte == b'{') {
         rest = &rest[start..];
-        let mut objects =
-            serde_json::Deserializer::from_slice(rest).into_iter::<serde_json::Map<String, serde_json::Value>>();
+        let mut objects = serde_json::Deserializer::from_slice(rest).into_iter::<serde_json::Map<String, Value>>();
         let skip = match objects.next() {
             Some(Ok(object)) => {
-                let answer = serde_json::from_value::<Wire>(object.into());
-                found.extend(
-                    answer
-                        .ok()
-                        .filter(|wire| wire.username.is_some() && wire.secret.is_some()),
-                );
+                let answer = Wire::new(object);
+                found.extend(answer.filter(|wire| wire.username.is_some() && wire.secret.is_some()));
                 objects.byte_offset()
             }
             _ => 1,
@@ -364,6 +366,13 @@ mod tests {
             assert_eq!(has.credential, Credential::stored("u", "p"), "{output}");
             assert!(has.talkative, "{output}");
         }
+    }
+
+    #[test]
+    fn the_case_of_the_fields_does_not_matter() {
+        let has = read(r#"{"username":"u","SECRET":"p"}"#).unwrap();
+        assert_eq!(has.credential, Credential::stored("u", "p"));
+        assert!(!has.talkative);
     }
 
     #[test]

@@ -60,20 +60,6 @@ pub struct Origin {
     pub given: bool,
 }
 
-impl Found {
-    /// Returns the credential, if all sources with a higher precedence could be searched.
-    ///
-    /// # Errors
-    /// The first of the [faults](Self::faults). If the account matters, continuing as another user, or anonymously, would be
-    /// worse than stopping.
-    pub fn certain(self) -> Result<Credential> {
-        match self.faults.into_iter().next() {
-            Some(fault) => Err(fault),
-            None => Ok(self.credential),
-        }
-    }
-}
-
 impl Credentials {
     /// Reads the files that were named for this run.
     /// Files at default paths are read when they are first needed.
@@ -122,20 +108,15 @@ impl Credentials {
             searched: self.remarks.clone(),
             absent: Vec::new(),
         };
-        if let Some(login) = &self.login
-            && login.host.as_deref().is_none_or(|only| key::canonical(only) == host)
-        {
-            found.credential = Credential::basic(login.username.clone(), login.password.clone());
+        let is_for = |login: &&Login| login.host.as_deref().is_none_or(|only| key::canonical(only) == host);
+        let of_run = self.login.as_ref().filter(is_for);
+        let of_run = of_run.map(|login| (&login.username, &login.password, &login.origin));
+        let of_host = || self.host_logins.iter().find(|login| login.is_for(&host));
+        let given = of_run.or_else(|| of_host().map(|login| (&login.username, &login.password, &login.origin)));
+        if let Some((username, password, origin)) = given {
+            found.credential = Credential::basic(username.clone(), password.clone());
             found.origin = Some(Origin {
-                place: login.origin.clone(),
-                given: true,
-            });
-            return found;
-        }
-        if let Some(login) = self.host_logins.iter().find(|login| login.is_for(&host)) {
-            found.credential = Credential::basic(login.username.clone(), login.password.clone());
-            found.origin = Some(Origin {
-                place: login.origin.clone(),
+                place: origin.clone(),
                 given: true,
             });
             return found;
@@ -150,7 +131,13 @@ impl Credentials {
         for (file, cell) in &self.files {
             match cell.get_or_try_init(|| async { AuthFile::read(file) }).await {
                 Ok(Some(content)) => {
-                    found.searched.push(file.name());
+                    // A Kubernetes Secret or an old `.dockercfg` under this name has its logins elsewhere.
+                    let what = if content.is_empty() {
+                        " (it has no entry in `auths`)"
+                    } else {
+                        ""
+                    };
+                    found.searched.push(format!("{}{what}", file.name()));
                     if self.search(file, content, &host, repository, &mut found).await {
                         return found;
                     }

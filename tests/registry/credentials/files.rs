@@ -136,7 +136,7 @@ async fn missing_files() {
         let ordinary = with(CredentialFile::ordinary(&path, FileFormat::Config)).unwrap();
         let found = ordinary.lookup("h.io", "a").await;
         assert_eq!(found.absent, [format!("`{}`", path.display())]);
-        assert_eq!(found.certain().unwrap(), Credential::Anonymous);
+        assert_eq!(certain(found).unwrap(), Credential::Anonymous);
     }
     let error = with(CredentialFile::named(&absent, "--auth-file")).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
@@ -145,7 +145,7 @@ async fn missing_files() {
     let error = with(CredentialFile::named(folder.path(), "--auth-file")).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
     let ordinary = with(CredentialFile::ordinary(folder.path(), FileFormat::Config)).unwrap();
-    let error = ordinary.lookup("h.io", "a").await.certain().unwrap_err();
+    let error = certain(ordinary.lookup("h.io", "a").await).unwrap_err();
     assert_eq!(error.kind(), Kind::Io);
     assert!(error.hint().unwrap().contains("folder"));
 }

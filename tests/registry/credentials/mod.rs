@@ -111,6 +111,14 @@ fn basic(username: &str) -> Credential {
     }
 }
 
+/// Returns the credential of a search in which nothing was wrong.
+fn certain(found: Found) -> Result<Credential> {
+    match found.faults.into_iter().next() {
+        Some(fault) => Err(fault),
+        None => Ok(found.credential),
+    }
+}
+
 /// Credential files in a folder of their own.
 struct Files {
     folder: tempfile::TempDir,
@@ -142,7 +150,7 @@ impl Files {
     }
 
     async fn lookup(&self, host: &str, repository: &str) -> Result<Credential> {
-        self.find(host, repository).await.certain()
+        certain(self.find(host, repository).await)
     }
 
     async fn find(&self, host: &str, repository: &str) -> Found {

@@ -94,7 +94,7 @@ async fn a_hanging_helper_costs_its_timeout_once() {
     let tasks: Vec<_> = (0..8)
         .map(|i| {
             let credentials = Arc::clone(&credentials);
-            tokio::spawn(async move { credentials.lookup("hang.io", &format!("image{i}")).await.certain() })
+            tokio::spawn(async move { certain(credentials.lookup("hang.io", &format!("image{i}")).await) })
         })
         .collect();
     for task in tasks {
@@ -103,7 +103,7 @@ async fn a_hanging_helper_costs_its_timeout_once() {
     }
     // Far below the 600 seconds of the helper, and far above the time of a slow machine.
     assert!(start.elapsed() < Duration::from_secs(60));
-    assert!(credentials.lookup("hang.io", "later").await.certain().is_err());
+    assert!(certain(credentials.lookup("hang.io", "later").await).is_err());
     // On a slow machine, the helper may have been stopped before it could record even the first call.
     assert!(calls("hanging").len() <= 1);
 }
@@ -117,7 +117,7 @@ async fn a_helper_is_asked_once_per_server() {
         .map(|i| {
             let credentials = Arc::clone(&credentials);
             let host = ["one.io", "two.io", "bad.io"][i % 3];
-            tokio::spawn(async move { (host, credentials.lookup(host, &format!("image{i}")).await.certain()) })
+            tokio::spawn(async move { (host, certain(credentials.lookup(host, &format!("image{i}")).await)) })
         })
         .collect();
     for task in tasks {
