@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::text::quote;
 
 /// Prefixes that other programs expect before the name of a file or another local storage.
-const FILE_TRANSPORTS: [&str; 7] = [
+pub(super) const FILE_TRANSPORTS: [&str; 7] = [
     "oci:",
     "oci-archive:",
     "docker-archive:",
@@ -72,7 +72,7 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |e: Error| {
             e.context(format!("destination `{}`", quote(&text)))
-                .with_hint("write `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`")
+                .or_hint("write `REGISTRY` or `REGISTRY/PREFIX`, such as `docker.example.com/mirror`")
         };
         if text.contains('@') {
             // The message does not quote the text, since the part before an `@` may be a password.
@@ -231,6 +231,12 @@ mod tests {
         let error = refuse_collisions(sources.iter().zip(&places)).unwrap_err().to_string();
         assert!(error.contains("quay.io") && error.contains("ghcr.io"), "{error}");
         assert!(refuse_collisions([(&sources[0], &places[0]), (&sources[0], &places[0])]).is_ok());
+    }
+
+    #[test]
+    fn an_upper_case_prefix_is_told_in_lower_case() {
+        let error = "ghcr.io/Me".parse::<Destination>().unwrap_err();
+        assert_eq!(error.hint(), Some("write `me`"));
     }
 
     #[test]

@@ -146,10 +146,14 @@ impl FromStr for Reference {
         {
             let (name, behind) = rest.rsplit_once('@').unwrap_or_default();
             let is_hex = behind.len() >= 32 && behind.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let hint = match (name.is_empty(), is_hex) {
-                (true, _) => "a list in a file is given with `--images FILE`",
-                (false, true) => "write `@sha256:` before the digits of a digest",
-                (false, false) => "credentials are given with `--username` or `docker login`, not in the reference",
+            let hint = match () {
+                () if name.is_empty() => "a list in a file is given with `--images FILE`",
+                () if is_hex => "write `@sha256:` before the digits of a digest",
+                () if behind.starts_with("SHA") => "write `sha256:` in lower case",
+                () => {
+                    "a tag follows a `:`, and `@` precedes the digest `sha256:…`; credentials are given with `--username` or \
+                     `docker login`, not in the reference"
+                }
             };
             // The message does not quote the text before the last `@`, which may be a password.
             let what = format!(
@@ -276,7 +280,8 @@ pub(super) fn check_repository(text: &str) -> Result<(), Error> {
             return Err(invalid(text, "a path component is empty"));
         }
         if component.bytes().any(|b| b.is_ascii_uppercase()) {
-            return Err(invalid(text, "a repository is lower-case"));
+            let hint = format!("write `{}`", quote(&text.to_ascii_lowercase()));
+            return Err(invalid(text, "a repository is lower-case").with_hint(hint));
         }
         // A component is runs of letters and digits, separated by one `.`, one or two `_`, or any number of `-`.
         let bytes = component.as_bytes();

@@ -2,6 +2,7 @@
 
 use super::entry::{Entry, Names, Rename};
 use super::line_hint;
+use super::other_address;
 use super::tags::{TagPattern, newest};
 
 use crate::error::{Error, Kind, Result};
@@ -152,7 +153,10 @@ fn single(text: &str) -> Result<Reference> {
         let what = format!("`{}` is a digest without a name", quote(text));
         return Err(Error::new(Kind::Usage, what).with_hint("write `NAME@sha256:…`"));
     }
-    text.parse()
+    match other_address::refuse(text) {
+        Some(error) => Err(error),
+        None => text.parse(),
+    }
 }
 
 /// Returns the repository and the pattern after the colon; `None` if the text has no pattern.

@@ -12,6 +12,13 @@ pub(super) fn hint(line: &str) -> Option<&'static str> {
     let is_yaml = line.starts_with("- ") || line.ends_with(':') || is_mapping(line);
     Some(match () {
         () if line.starts_with("//") || line.starts_with(';') => "a comment begins with `#`",
+        () if line.starts_with(['/', '.', '~']) => {
+            "this looks like a path: a list is given with `--images FILE`, and the images of a bundle go to a registry with \
+             `docker-mirror import FILE -d REGISTRY`"
+        }
+        () if line.contains('$') => {
+            "a variable or a command was not expanded: the shell expands none in single quotes, and none in a list"
+        }
         () if line.starts_with('"') && line.ends_with('"') => {
             "omit the quotes, as `jq -r` does, or `tr -d '\"' < FILE`"
         }

@@ -7,6 +7,7 @@ mod documents;
 mod entry;
 mod line;
 mod line_hint;
+mod other_address;
 mod tags;
 mod version;
 

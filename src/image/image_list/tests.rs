@@ -151,6 +151,29 @@ fn lines_of_other_formats_are_refused_with_what_to_write() {
         ("nginx:1.*/x", "write a glob such as"),
         (digest.as_str(), "write `NAME@sha256:…`"),
         ("two words", "has a line of its own in a list"),
+        ("/tmp/b.tar", "this looks like a path"),
+        ("./images.txt", "this looks like a path"),
+        ("nginx:$TAG", "was not expanded"),
+        ("${REG}/nginx", "was not expanded"),
+        ("nginx@1.27", "a tag follows a `:`"),
+        ("nginx@SHA256:12", "write `sha256:` in lower case"),
+        ("ghcr.io/Org/App", "write `org/app`"),
+        ("docker-archive:b.tar", "docker-mirror import FILE"),
+        ("dir:/tmp/x", "docker-mirror import FILE"),
+        ("containers-storage:x/y", "docker-mirror import FILE"),
+        ("127.0.0.1:7441", "write `127.0.0.1:7441/REPOSITORY:TAG`"),
+        ("hub.docker.com/r/grafana/grafana", "write `docker.io/grafana/grafana`"),
+        ("https://hub.docker.com/_/nginx/tags", "write `docker.io/library/nginx`"),
+        ("https://quay.io/repository/a/b?tab=tags", "write `quay.io/a/b`"),
+        (
+            "https://github.com/orgs/Org/packages/container/package/y",
+            "write `ghcr.io/org/y`",
+        ),
+        ("github.com/Org/repo/pkgs/container/y", "write `ghcr.io/org/y`"),
+        (
+            "gallery.ecr.aws/docker/library",
+            "write `public.ecr.aws/docker/library`",
+        ),
     ] {
         let error = line::parse(line).expect_err(line);
         let hint = error.hint().unwrap_or_default();
