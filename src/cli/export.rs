@@ -134,6 +134,13 @@ impl Arguments {
         let inputs: Vec<_> = lists.chain([("--lock", self.lock.as_deref())]).collect();
         let report = self.reporting.file();
         distinct_files::check(&[("-o", Some(&self.output)), report], &inputs)?;
+        if let Some(path) = report
+            .1
+            .filter(|path| self.output.as_os_str() == "-" && output::is_stdout(path))
+        {
+            let what = format!("`--report {}`: the bundle goes to standard output", quote(path));
+            return Err(Error::new(Kind::Usage, what).with_hint("name a file for the report"));
+        }
         // An interrupted run leaves these files, which the next run reads.
         let unfinished = [".partial", ".partial.journal"].map(|suffix| {
             let mut path = self.output.clone().into_os_string();

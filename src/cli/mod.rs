@@ -149,7 +149,9 @@ pub(crate) fn main() -> ExitCode {
             };
             tokio::select! {
                 () = clean_up => (),
-                () = interrupted_again() => (),
+                () = interrupted_again() => printer::within(LAST_WORDS, || {
+                    output::info("stopped at once: the requests in flight were not waited for");
+                }),
             }
         }
         ended

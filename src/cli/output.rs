@@ -94,6 +94,15 @@ fn metadata(stream: BorrowedFd<'_>) -> io::Result<std::fs::Metadata> {
     std::fs::File::from(stream.try_clone_to_owned()?).metadata()
 }
 
+/// Returns whether a path leads to the pipe or file that is standard output.
+pub(super) fn is_stdout(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let (Ok(there), Ok(stdout)) = (path.metadata(), metadata(io::stdout().as_fd())) else {
+        return false;
+    };
+    (there.dev(), there.ino()) == (stdout.dev(), stdout.ino()) && !there.file_type().is_char_device()
+}
+
 /// Returns whether standard output is a file or a device such as `/dev/null`, so that results are not seen on a terminal.
 pub(super) fn results_are_out_of_sight() -> bool {
     use std::os::unix::fs::FileTypeExt as _;

@@ -53,7 +53,8 @@ impl OutputFile {
                 .take(start.len() as u64);
             file.read_to_end(&mut head).map_err(|e| Error::io("read", path, e))?;
             if !head.is_empty() && head != start.as_bytes() {
-                return usage(&format!("this file is there and is no {what}; it is not replaced"));
+                return usage(&format!("this file is there and is no {what}; it is not replaced"))
+                    .map_err(|e| e.with_hint("name another file"));
             }
         }
         if !parent_of(path).is_dir() {

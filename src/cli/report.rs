@@ -410,7 +410,8 @@ fn check_report(path: &Path) -> Result<()> {
         };
     }
     if path.is_file() && !may_be_replaced(path).map_err(|e| Error::io("read", path, e))? {
-        return usage("this file exists and is not a report; it is not replaced");
+        return usage("this file exists and is not a report; it is not replaced")
+            .map_err(|e| e.with_hint("name another file"));
     }
     if !parent_of(path).is_dir() {
         return usage("its folder does not exist").map_err(|e| e.with_hint(make_folder_hint(path)));

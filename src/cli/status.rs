@@ -342,8 +342,10 @@ impl Status {
             None => {}
         }
         let position = self.position().min(state.bytes);
+        // The word tells the lines of an export and an import apart, which may be the two ends of one pipe.
         let mut words = vec![format!(
-            "{}: {} of {}",
+            "{} {}: {} of {}",
+            self.work.word().to_lowercase(),
             percent(position, state.bytes),
             human_bytes(position),
             human_bytes(state.bytes)

@@ -77,7 +77,7 @@ fn a_log_has_a_line_by_the_clock_and_one_for_a_silence() {
     let status = pushing(start);
     assert_eq!(status.heartbeat(at(start, 9.0)), None);
     let line = status.heartbeat(at(start, 10.0)).unwrap();
-    assert!(line.starts_with("90 %: 9.0 MiB of 10.0 MiB, "), "{line}");
+    assert!(line.starts_with("pushing 90 %: 9.0 MiB of 10.0 MiB, "), "{line}");
     assert!(line.ends_with("0 of 200 images"), "{line}");
     // The last byte of `pushing` arrives after four seconds.
     let mut lines = (11..600).filter_map(|second| Some((second, status.heartbeat(at(start, f64::from(second)))?)));
@@ -91,6 +91,27 @@ fn a_log_has_a_line_by_the_clock_and_one_for_a_silence() {
         seconds.len() <= 6 && seconds.windows(2).all(|pair| pair[1] - pair[0] >= 30),
         "{seconds:?}"
     );
+}
+
+#[test]
+fn the_two_ends_of_a_pipe_have_lines_that_differ() {
+    let start = Instant::now();
+    let line = |work| {
+        let status = Status::new(work, start);
+        let plan = Event::Planned {
+            images: 1,
+            manifests: 0,
+            blobs: 2,
+            bytes: 4,
+            present: 0,
+        };
+        status.note(&plan, start);
+        status.note(&Event::Bytes(1), at(start, 9.0));
+        status.heartbeat(at(start, 10.0)).unwrap()
+    };
+    let (export, import) = (line(Work::Fetching), line(Work::Pushing));
+    assert!(export.starts_with("fetching 25 %: "), "{export}");
+    assert!(import.starts_with("pushing 25 %: "), "{import}");
 }
 
 #[test]

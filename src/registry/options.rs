@@ -12,6 +12,7 @@ use super::stop::Stop;
 use super::tls::TlsOptions;
 use crate::image::reference::DOCKER_HUB;
 use crate::progress::Progress;
+use crate::text::{counted, quote};
 
 /// Maximum number of concurrent bodies per host and direction with automatic concurrency.
 /// Each body takes up to half a megabyte of buffers.
@@ -115,6 +116,13 @@ impl Options {
                     true => START,
                     false => most_requests(MOST_JOBS).min(files_per_side()),
                 };
+                if ceiling < START {
+                    let most = counted(ceiling.max(1) as u64, "request at a time goes", "requests at a time go");
+                    self.progress.note(format!(
+                        "at most {most} to `{}`, since this process may have few open files (`ulimit -n`)",
+                        quote(&host)
+                    ));
+                }
                 Pace::automatic(FIRST, START, ceiling)
             }
         };

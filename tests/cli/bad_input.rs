@@ -396,6 +396,35 @@ fn control_c_of_an_upload_is_answered_before_the_upload_ends() {
 }
 
 #[test]
+fn a_second_control_c_of_an_upload_ends_at_once() {
+    let (cli, target) = (cli(), Double::new());
+    bundle(&cli);
+    let gate = Gate::closed();
+    target.add_fault(When::put("/blobs/uploads/"), Action::Hold(gate.clone()));
+    // Signals of the first second count as one Ctrl-C, and the upload is waited for until the fifth. A machine that stands still
+    // between the two gets another chance.
+    let ends_at_once = |_| {
+        let arrived = gate.arrived();
+        let mut child = cli.spawn(&["import", "bundle.tar", "-d", &target.host()]);
+        wait_until("a blob is sent", || gate.arrived() > arrived);
+        while child.try_wait().unwrap().is_none() {
+            signal("INT", child.id());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            was_cut_off(output.status) && said.contains("error: interrupted (Ctrl-C)"),
+            "{said}"
+        );
+        said.contains("stopped at once: the requests in flight were not waited for")
+    };
+    let is_ended = (0..10).any(ends_at_once);
+    gate.open();
+    assert!(is_ended, "{}", target.transcript());
+}
+
+#[test]
 fn one_of_many_images_fails_and_the_others_are_tried() {
     let (cli, source, target) = (cli(), source(), Double::new());
     helm_chart().push(&source, "charts/x", "1");

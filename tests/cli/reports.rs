@@ -194,10 +194,13 @@ fn every_command_has_one_document_that_keeps_to_the_schema() {
     cli.run(&["export", &app, "-o", "-", "--json"])
         .expect_code(2)
         .says(&["--report FILE.json"]);
+    cli.run(&["export", &app, "-o", "-", "--report", "/dev/stdout"])
+        .expect_code(2)
+        .says(&["the bundle goes to standard output"]);
     // A report may replace a report, and nothing else.
     cli.run(&["export", &app, "-o", "d.tar", "--report", "b.tar"])
         .expect_code(2)
-        .says(&["is not a report"]);
+        .says(&["is not a report", "hint: name another file"]);
 }
 
 #[test]
