@@ -92,12 +92,7 @@ pub(super) fn archives(paths: &[PathBuf], warnings: &mut Warnings, progress: &Pr
             let (before, told) = (found.len(), warnings.len());
             let mut skipped = Vec::new();
             search(path, &mut found, warnings, &mut skipped);
-            for folder in &skipped {
-                progress.note(format!(
-                    "`{}` is a hidden or system folder and was not searched",
-                    quote(folder)
-                ));
-            }
+            skipped.iter().for_each(|folder| note_skipped(folder, progress));
             if found.len() == before {
                 let what = format!("`{}` holds neither an image layout nor a `.tar` file", quote(&path));
                 let error = Error::new(Kind::NotFound, what);

@@ -46,64 +46,55 @@ enum Content {
 }
 
 impl Source {
+    fn new(label: String, content: Content, length: u64) -> Self {
+        Self {
+            label,
+            content,
+            length,
+            modified: None,
+            is_original: false,
+            #[cfg(test)]
+            bad_sectors: 0..0,
+        }
+    }
+
+    /// Creates a source for the content of a file as it is.
+    fn original(label: String, content: Content, metadata: &Metadata) -> Self {
+        Self {
+            modified: metadata.modified().ok(),
+            is_original: true,
+            ..Self::new(label, content, metadata.len())
+        }
+    }
+
     /// Opens an archive and keeps it open.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = files::open_regular(path).map_err(|e| missing_or_io(path, e))?;
         let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
-        Ok(Self {
-            label: text::path(path),
-            content: Content::File(file),
-            length: metadata.len(),
-            modified: metadata.modified().ok(),
-            is_original: true,
-            #[cfg(test)]
-            bad_sectors: 0..0,
-        })
+        Ok(Self::original(text::path(path), Content::File(file), &metadata))
     }
 
     /// Creates a source for a file of a layout directory, opened at each read.
     /// `path` is relative to the directory.
     pub(super) fn beneath(folder: &Arc<Folder>, path: &Path, metadata: &Metadata) -> Self {
-        Self {
-            label: text::path(&folder.path().join(path)),
-            content: Content::Beneath {
-                folder: folder.clone(),
-                path: path.to_owned(),
-                identity: metadata.into(),
-            },
-            length: metadata.len(),
-            modified: metadata.modified().ok(),
-            is_original: true,
-            #[cfg(test)]
-            bad_sectors: 0..0,
-        }
+        let content = Content::Beneath {
+            folder: folder.clone(),
+            path: path.to_owned(),
+            identity: metadata.into(),
+        };
+        Self::original(text::path(&folder.path().join(path)), content, metadata)
     }
 
     /// Creates a source for a temporary file with the unpacked content of `label`.
     pub(super) fn spooled(label: &str, file: File) -> Result<Self> {
         let metadata = file.metadata().map_err(|e| Error::io("read", Path::new(label), e))?;
-        Ok(Self {
-            label: label.to_owned(),
-            content: Content::File(file),
-            length: metadata.len(),
-            modified: None,
-            is_original: false,
-            #[cfg(test)]
-            bad_sectors: 0..0,
-        })
+        Ok(Self::new(label.to_owned(), Content::File(file), metadata.len()))
     }
 
     /// Creates a source for bytes in memory that were read from `label`.
     pub(super) fn memory(label: &str, bytes: Vec<u8>) -> Self {
-        Self {
-            label: label.to_owned(),
-            length: bytes.len() as u64,
-            content: Content::Memory(bytes.into()),
-            modified: None,
-            is_original: false,
-            #[cfg(test)]
-            bad_sectors: 0..0,
-        }
+        let length = bytes.len() as u64;
+        Self::new(label.to_owned(), Content::Memory(bytes.into()), length)
     }
 
     pub(super) fn label(&self) -> &str {
