@@ -12,7 +12,7 @@ use super::super::support::image::{Image, Style};
 use super::super::support::images::small;
 use super::super::support::layout::{Tar, blob_name, marker, write_members};
 use super::super::support::{Cli, Double, sha256};
-use super::{cli, names, registry, signed};
+use super::{BUNDLE, cli, names, refer, registry, signed};
 
 /// The document of a verification.
 fn verified(cli: &Cli, arguments: &[&str], code: i32) -> Value {
@@ -538,4 +538,28 @@ fn every_byte_of_the_documents_of_a_bundle_is_checked() {
         "`index.json`",
         "it has other bytes than when the bundle was written",
     ]);
+}
+
+#[test]
+fn a_fault_names_each_image_once_also_for_what_refers_to_them() {
+    let (cli, source) = (cli(), registry(true));
+    let images = ["a", "b", "c"].map(|tag| {
+        let image = small(Style::Oci, "linux/amd64", tag);
+        image.push(&source, "team/app", tag);
+        for text in ["first", "second"] {
+            refer(&source, "team/app", &image.root, BUNDLE, &format!("{tag} {text}"));
+        }
+        format!("{}/team/app:{tag}", source.host())
+    });
+    let named = images.each_ref().map(String::as_str);
+    cli.succeed(&[&["export", "-o", "b.tar"][..], &named].concat());
+    // All six referrers have this config.
+    Tar::open(&cli.path("b.tar")).flip(&blob_name(&sha256(b"{}")));
+    let document = verified(&cli, &["b.tar"], 5);
+    let faults = document["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 1, "{document}");
+    let mut images = faults[0]["images"].as_array().unwrap().clone();
+    images.sort_by_key(Value::to_string);
+    assert_eq!(images, named, "{document}");
+    assert!(faults[0].get("moreImages").is_none_or(|more| more == 0), "{document}");
 }

@@ -37,8 +37,8 @@ pub(super) struct Faults<'a> {
 struct Known {
     /// Position of the fault; `None` beyond the maximum.
     place: Option<usize>,
-    /// Number of the image that was added last, counted over all images.
-    image: Option<usize>,
+    /// A bit for each image that was added, in the order of all images.
+    images: Vec<u64>,
 }
 
 /// The user of a blob: an image, or an attachment of an image.
@@ -177,7 +177,13 @@ impl<'a> Faults<'a> {
             return;
         }
         let place = (self.faults.len() < Verification::MAX_FAULTS).then_some(self.faults.len());
-        self.known.insert(key, Known { place, image: None });
+        self.known.insert(
+            key,
+            Known {
+                place,
+                images: Vec::new(),
+            },
+        );
         let mut fault = Fault {
             digest: Some(digest.clone()),
             ..fault
@@ -200,11 +206,14 @@ impl<'a> Faults<'a> {
         let Some(known) = self.known.get_mut(&(kind, digest.clone())) else {
             return;
         };
-        // Several manifests of an image may need the same blob.
-        if known.image.replace(user.number) == Some(user.number) {
+        let Some(place) = known.place else { return };
+        // Several manifests of an image, and what refers to them, may need the same blob.
+        let (word, bit) = (user.number / 64, 1 << (user.number % 64));
+        known.images.resize(known.images.len().max(word + 1), 0);
+        if known.images[word] & bit != 0 {
             return;
         }
-        let Some(place) = known.place else { return };
+        known.images[word] |= bit;
         let fault = &mut self.faults[place];
         for name in user.names {
             match fault.images.len() < LISTED {
