@@ -21,7 +21,7 @@ use crate::image::tree::{Attachment, LeftOut, Variant, attachments_of_manifests}
 use crate::registry::Refusal;
 use crate::transfer::referrers::{is_loss, with_no_referrers_hint};
 
-/// Maximum number of rounds of extending a list of referrers that other clients change concurrently.
+/// Maximum number of rounds of extending a tag that other clients change concurrently, and of reading it again.
 const ROUNDS: u32 = 3;
 
 /// Pushes the attachments of a variant whose manifests are in place.
@@ -63,14 +63,21 @@ pub(super) async fn restore_dropped(
     left: &mut LeftReferrers,
 ) -> Result<()> {
     let tree = putter.item.tree.clone();
-    let tags = std::mem::take(&mut effects.written_tags);
-    for attachment in attachments_of_manifests(&tree.attachments, variant.all()) {
-        if attachment.tag().is_some_and(|tag| tags.contains(&tag)) {
-            put_attachment(putter, attachment, effects, left).await?;
+    // Each round reads what the round before it wrote, and the last one finds nothing missing.
+    for _ in 0..ROUNDS {
+        let tags = std::mem::take(&mut effects.written_tags);
+        effects.unlisted.append(&mut effects.written_lists);
+        if tags.is_empty() && effects.unlisted.is_empty() {
+            break;
         }
+        for attachment in attachments_of_manifests(&tree.attachments, variant.all()) {
+            if attachment.tag().is_some_and(|tag| tags.contains(&tag)) {
+                put_attachment(putter, attachment, effects, left).await?;
+            }
+        }
+        list_referrers(putter, effects, left).await?;
     }
-    effects.unlisted.append(&mut effects.written_lists);
-    list_referrers(putter, effects, left).await
+    Ok(())
 }
 
 /// What became of content for a tag that other clients write as well.
