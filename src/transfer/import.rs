@@ -283,12 +283,20 @@ fn summary(tree: &ImageTree) -> String {
         .iter()
         .filter(|blob| !blob.is_config && own.contains(&blob.descriptor.digest));
     let layers = layers.count();
-    format!(
+    let mut summary = format!(
         "{}; {}, {}",
         platform_list(&tree.kept),
         counted(layers as u64, "layer", "layers"),
         human_bytes(sizes.fold(0, u64::saturating_add))
-    )
+    );
+    let referrers = tree.referrer_counts().values().sum::<usize>() as u64;
+    if referrers > 0 {
+        summary.push_str(&format!("; {}", counted(referrers, "referrer", "referrers")));
+    }
+    if !tree.dropped.is_empty() {
+        summary.push_str(&format!("; without {}", platform_list(&tree.dropped)));
+    }
+    summary
 }
 
 /// Returns whether the patterns select each image of the bundle, followed by each broken image.
@@ -346,12 +354,16 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
         let mut known = HashMap::new();
         let mut trees = Vec::new();
         let mut separate = HashSet::new();
+        let broken = bundle.broken().iter().filter_map(|broken| broken.name.as_ref());
+        let mut failed: HashSet<String> = broken.map(Reference::name).collect();
         let images = bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]);
         // An image with a cosign tag is pushed as an image of its own only if no other image claims it as an attachment. So
         // images with a cosign tag come last.
         let (images, beside): (Vec<_>, Vec<_>) = images.partition(|(_, image)| image.attached_to.is_none());
         for (place, image) in images.into_iter().chain(beside) {
-            if !attacher.is_separate(place, image, platforms) {
+            // An image that failed has claimed none, and its signature is not pushed without it.
+            let is_of_failed = image.attached_to.is_some() && failed.contains(&image.name.name());
+            if is_of_failed || !attacher.is_separate(place, image, platforms) {
                 continue;
             }
             if image.attached_to.is_some() && !separate.insert(&image.name) {
@@ -368,6 +380,9 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
                 Ok((tree, listed)) => bundle.budget().take(*listed).map(|()| named(tree, image)),
                 Err(error) => Err(error.clone()),
             };
+            if named.is_err() && image.attached_to.is_none() {
+                failed.insert(image.name.name());
+            }
             trees.push((place, named.map_err(|e| image.place_error(e))));
         }
         // Images with a cosign tag were read last; reports follow the order of the bundle.

@@ -1,5 +1,7 @@
 //! `--only`: selects the images of a bundle that match the user's patterns.
 
+use std::collections::HashSet;
+
 use globset::GlobBuilder;
 
 use crate::error::{Error, Kind, Result};
@@ -53,7 +55,12 @@ pub(super) fn choose(images: &[Candidate<'_>], patterns: &[String]) -> Result<Ve
         let fits = |image: &Candidate<'_>| image.forms().iter().any(|form| matcher.is_match(form));
         let fits: Vec<bool> = images.iter().map(fits).collect();
         if !fits.contains(&true) {
-            let known = few(images.iter().map(|image| format!("`{}`", quote(&image.label()))));
+            // Signatures are selected by the names of their images.
+            let mut seen = HashSet::new();
+            let labels = images.iter().map(Candidate::label);
+            let known = few(labels
+                .filter(|label| seen.insert(label.clone()))
+                .map(|label| format!("`{}`", quote(&label))));
             return Err(
                 Error::new(Kind::NotFound, format!("no image of the bundle matches `{shown}`")).with_hint(format!(
                     "a pattern is held against the whole reference, so `*` may be missing at its start or its end; the bundle \

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::super::support::cli::wait_until;
 use super::super::support::image::{Document, Style};
 use super::super::support::images::{multi, small};
+use super::super::support::layout::{Tar, blob_name};
 use super::super::support::referrers::{BUNDLE, OCI_INDEX, OCI_MANIFEST, SBOM, beside, listed, refer};
 use super::super::support::{Action, Double, Gate, When, sha256};
 use super::{cli, names, registry, signed, tag_of};
@@ -278,4 +279,78 @@ fn what_another_writer_adds_to_a_tag_while_two_signatures_are_merged_stays() {
     let layers = [&theirs, &ours].map(|signature| signature.json()["layers"][0].clone());
     let about = format!("{}{}", out.stderr, target.transcript());
     assert_eq!(*held["layers"].as_array().unwrap(), layers, "{about}");
+}
+
+#[test]
+fn what_another_writer_drops_again_after_it_was_added_again_is_added_once_more() {
+    let (cli, source, target) = (cli(), registry(false), registry(false));
+    let image = small(Style::Oci, "linux/amd64", "a");
+    image.push(&source, "team/app", "1");
+    let ours = beside(&source, "team/app", &image.root, "sig", "by the source");
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+    // The first time before the tag of the image is in place, and the second time after the signature was merged.
+    let tag = tag_of(&image.root, ".sig");
+    let gates = [Gate::closed(), Gate::closed()];
+    target.add_fault(When::put("/manifests/1"), Action::Hold(gates[0].clone()));
+    target.add_fault(When::head(&tag).nth(3), Action::Hold(gates[1].clone()));
+    let host = target.host();
+    let import = ["import", "b.tar", "-d", &host, "--merge-signatures"];
+    let (out, theirs) = std::thread::scope(|scope| {
+        let import = scope.spawn(|| cli.run(&import));
+        let drop_ours = |gate: &Gate, text: &str| {
+            wait_until("the tag is read", || gate.arrived() > 0);
+            let theirs = beside(&target, "team/app", &image.root, "sig", text);
+            gate.open();
+            theirs
+        };
+        drop_ours(&gates[0], "by another");
+        let theirs = drop_ours(&gates[1], "by the other");
+        (import.join().unwrap(), theirs)
+    });
+    let out = out.expect_code(0);
+    let held = target.manifest("team/app", &tag).unwrap();
+    let held: Value = serde_json::from_slice(&held).unwrap();
+    let layers = [&theirs, &ours].map(|signature| signature.json()["layers"][0].clone());
+    let about = format!("{}{}", out.stderr, target.transcript());
+    assert_eq!(*held["layers"].as_array().unwrap(), layers, "{about}");
+}
+
+#[test]
+fn a_signature_whose_image_fails_is_not_pushed_alone() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    let image = names(&source);
+    for (number, platform) in ["linux/amd64", "linux/arm64"].into_iter().enumerate() {
+        beside(&source, "team/app", &signed.image.below[number], "sig", platform);
+        let file = format!("{number}.tar");
+        cli.succeed(&["export", &image, "-o", &file, "--platform", platform]);
+    }
+    // Two indexes of one name.
+    let target = registry(true);
+    let out = cli
+        .run(&["import", "0.tar", "1.tar", "-d", &target.host()])
+        .expect_code(1);
+    out.says(&["two images are called", "1 of 1 images failed"]);
+    assert_eq!(tags(&target), Vec::<String>::new(), "{}", target.transcript());
+    // An image that lacks a layer.
+    let bundle = Tar::open(&cli.path("0.tar"));
+    let layer = signed.image.below[0].json()["layers"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    bundle.without(&blob_name(&layer), &cli.path("lacking.tar"));
+    let out = cli.run(&["import", "lacking.tar", "-d", &target.host()]);
+    assert_ne!(out.code, Some(0), "{}", out.stderr);
+    assert_eq!(
+        tags(&target),
+        Vec::<String>::new(),
+        "{}{}",
+        out.stderr,
+        target.transcript()
+    );
+    // Each image is named once where a pattern matches none.
+    let out = cli
+        .run(&["import", "0.tar", "-d", &target.host(), "--only", "*.sig"])
+        .expect_code(1);
+    assert_eq!(out.stderr.matches("team/app:1").count(), 1, "{}", out.stderr);
 }
