@@ -95,6 +95,7 @@ impl<'a> Attacher<'a> {
             |digest: &Digest| own.as_ref().is_some_and(|own| !own.contains(digest)) && self.recorded.contains(digest);
         let mut subjects: Vec<Digest> = tree.own_manifests().map(|manifest| manifest.digest().clone()).collect();
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
+        let mut searched = seen.clone();
         let mut attachments: Vec<Attachment> = Vec::new();
         let mut left_out = Vec::new();
         let mut lost: HashSet<Digest> = HashSet::new();
@@ -151,6 +152,7 @@ impl<'a> Attacher<'a> {
                             // Referrers of a lost referrer are lost as well, and are recorded in the next round.
                             if is_new && depth < MAX_CHAIN {
                                 lost.insert(root.digest.clone());
+                                searched.insert(root.digest.clone());
                                 next.push(root.digest.clone());
                             }
                             continue;
@@ -166,9 +168,9 @@ impl<'a> Attacher<'a> {
                         leave(&kind, reason.to_owned());
                         continue;
                     }
-                    if is_new {
-                        next.push(root.digest.clone());
-                    }
+                    // A referrer that is an index has manifests below it, which others may refer to.
+                    let manifests = variant.all().map(|manifest| manifest.digest());
+                    next.extend(manifests.filter(|digest| searched.insert((*digest).clone())).cloned());
                     attachments.push(Attachment {
                         variant,
                         subject: subject.clone(),
@@ -178,7 +180,8 @@ impl<'a> Attacher<'a> {
             }
             subjects = next;
         }
-        let unlisted = self.unlisted(&seen);
+        searched.extend(seen);
+        let unlisted = self.unlisted(&searched);
         if self.choice.is_required() {
             let lost = left_out.first().filter(|_| tree.lacks_referrers);
             check_required(unlisted.first().or(lost), !attachments.is_empty())?;

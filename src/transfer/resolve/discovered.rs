@@ -29,13 +29,13 @@ pub(super) struct DiscoveredReferrers {
     size: u64,
     /// Referrers that are left out beyond those in `left_out`.
     pub(super) unnamed: HashSet<Digest>,
-    /// Number of entries of lists of referrers that were read.
+    /// Number of entries of lists of referrers, and of manifests below referrers, that were read.
     pub(super) read: usize,
     /// Digests of the manifests that were already handled.
     pub(super) seen: HashSet<Digest>,
     /// Size of each blob, as the manifests state it.
     sizes: HashMap<Digest, u64>,
-    /// Referrers whose own referrers are searched next.
+    /// Manifests of referrers whose own referrers are searched next.
     pub(super) next: Vec<Digest>,
 }
 
@@ -75,13 +75,25 @@ impl DiscoveredReferrers {
         }
     }
 
+    /// Adds the manifests of a referrer that are new to those whose own referrers are searched next: a referrer that is an index
+    /// has manifests below it, which others may refer to.
+    pub(super) fn search_below(&mut self, variant: &Variant) {
+        self.read += variant.below.len();
+        for manifest in variant.all() {
+            if self.seen.insert(manifest.digest().clone()) {
+                self.next.push(manifest.digest().clone());
+            }
+        }
+    }
+
     /// Removes the attachments that were not chosen, unless a chosen attachment refers to them.
     pub(super) fn keep_chosen(&mut self) {
         let mut needed: HashSet<Digest> = HashSet::new();
         let all = std::mem::take(&mut self.attachments).into_iter();
         // A subject comes before its referrers, so the search goes backwards.
         for (attachment, is_chosen) in all.zip(std::mem::take(&mut self.chosen)).rev() {
-            if is_chosen || needed.contains(attachment.variant.root.digest()) {
+            let is_needed = attachment.variant.all().any(|it| needed.contains(it.digest()));
+            if is_chosen || is_needed {
                 needed.insert(attachment.subject.clone());
                 self.attachments.push(attachment);
             }

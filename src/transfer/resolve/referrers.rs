@@ -25,7 +25,7 @@ use crate::text::{counted, quote};
 use crate::transfer::referrers::{ReferrerChoice, about_referrers, with_no_referrers_hint};
 use crate::transfer::sources::Repository;
 
-/// Maximum number of entries of lists of referrers that are read for one image.
+/// Maximum number of entries of lists of referrers, and of manifests below referrers, that are read for one image.
 const MAX_READ: usize = 10_000;
 
 /// Maximum length of a chain of referrers. A signature of an SBOM of an image is a chain of two.
@@ -303,12 +303,7 @@ impl Discovery {
             Ok(variant) => {
                 belongings.chosen.push(is_chosen);
                 belongings.note_sizes(variant.all());
-                belongings
-                    .seen
-                    .extend(variant.all().map(|manifest| manifest.digest().clone()));
-                if !is_known {
-                    belongings.next.push(manifest.digest().clone());
-                }
+                belongings.search_below(&variant);
                 belongings.attachments.push(Attachment {
                     variant,
                     subject: subject.clone(),

@@ -10,6 +10,7 @@ mod losses;
 mod lost_blobs;
 mod mirrors;
 mod odd_answers;
+mod referrer_indexes;
 mod refusals;
 mod requests;
 mod sha512;
