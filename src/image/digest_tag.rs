@@ -18,6 +18,9 @@ use crate::error::{Error, Kind, Result};
 /// Suffix of [`Digest::image_tag`].
 const IMAGE: &str = "-image";
 
+/// Hint for an image under a tag that it may not have.
+const ANOTHER_NAME: &str = "name the image by its digest, or give it another tag";
+
 /// Returns whether a name states a digest, itself or by its tag.
 pub(crate) fn states_digest(name: &Reference) -> bool {
     let by_tag = |tag: &str| is_referrers_tag(tag.strip_suffix(IMAGE).unwrap_or(tag));
@@ -48,6 +51,35 @@ pub(crate) fn check(name: &Reference, known: &[&Digest], is_list: impl Fn(&str) 
     Err(Error::new(Kind::Integrity, what))
 }
 
+/// Checks that a name that the user requests from a registry is not that of a list of referrers: what is listed travels with the
+/// image that it refers to, and a list of its own would be taken for that of the bundle.
+///
+/// # Errors
+/// [`Kind::Unsupported`] for such a list; those of [`check`] for anything else under such a tag.
+pub(crate) fn check_requested(name: &Reference, root: &RawManifest) -> Result<()> {
+    let Some(tag) = name.tag().filter(|tag| is_referrers_tag(tag)) else {
+        return Ok(());
+    };
+    let is_list = match root.view() {
+        View::Index(index) => index.entries.iter().all(|entry| entry.platform.is_none()),
+        _ => false,
+    };
+    if !is_list {
+        return check(name, &[root.digest()], |_| false).map_err(|e| e.with_hint(ANOTHER_NAME));
+    }
+    let subject = tag.replacen('-', ":", 1);
+    let image = match subject.parse::<Digest>() {
+        Ok(_) => format!("name the image, `{}@{subject}`", name.name()),
+        // The tag has a part of the digest.
+        Err(_) => "name the image that they refer to".to_owned(),
+    };
+    Err(Error::new(
+        Kind::Unsupported,
+        "this tag is no image: it lists signatures and other manifests that refer to an image",
+    )
+    .with_hint(format!("{image}: they travel with it")))
+}
+
 /// Checks the tag in a name that an image has, or would get, if the tag states a digest.
 ///
 /// # Errors
@@ -59,7 +91,7 @@ pub(crate) fn check_tree(name: &Reference, tree: &ImageTree) -> Result<()> {
         let carried: HashMap<&Digest, _> = tree.own_manifests().map(|it| (it.digest(), it)).collect();
         is_list(tag, root, |entry| carried.get(&entry.digest).copied().cloned())
     };
-    check(name, &known, is_list).map_err(|e| e.with_hint("name the image by its digest, or give it another tag"))
+    check(name, &known, is_list).map_err(|e| e.with_hint(ANOTHER_NAME))
 }
 
 /// Returns whether a manifest is a list of referrers of the manifest that `tag` states: an index of which every entry is at

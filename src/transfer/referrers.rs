@@ -3,6 +3,7 @@
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::error::{Error, Kind, Result, Side};
+use crate::image::tree::{ImageTree, attachments_of_manifests};
 use crate::registry::Refusal;
 use crate::text::quote;
 
@@ -87,6 +88,20 @@ impl ReferrerChoice {
     pub(crate) fn identity(&self) -> String {
         format!("{} {} {:?}", self.carried, self.required, self.texts)
     }
+}
+
+/// Checks that an image keeps one of its referrers in the form in which it is pushed.
+///
+/// # Errors
+/// [`Kind::NotFound`] if all referrers belong to the unfiltered index, which is not pushed.
+pub(super) fn check_pushed_referrers(tree: &ImageTree) -> Result<()> {
+    let pushed = attachments_of_manifests(&tree.attachments, tree.pushed().all());
+    if tree.attachments.is_empty() || !pushed.is_empty() {
+        return Ok(());
+    }
+    let what = "what refers to it belongs to the unfiltered index, which is not pushed";
+    Err(Error::new(Kind::NotFound, what)
+        .with_hint("push that index, by `--index sparse` or with all platforms, or omit `--referrers require`"))
 }
 
 /// Returns whether an error concerns a single referrer, so that the image is carried without it. Such an error means that

@@ -10,6 +10,7 @@ use crate::image::budget::Budget;
 use crate::image::image_list::{CheckedList, Entry, Names, Rename, TagPattern};
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
+use crate::image::referrer::is_referrers_tag;
 use crate::registry::Registries;
 use crate::text::{counted, few};
 
@@ -22,6 +23,9 @@ const MAX_AT_ONCE: usize = 4;
 /// Memory in bytes that all lists of tags take together, and one tag beside its text.
 const MAX_TAGS: u64 = 48 << 20;
 const TAG: u64 = 48;
+
+/// Reason for leaving out the tags that list the referrers of a manifest.
+const LISTS: &str = "they list what refers to an image, which travels with that image";
 
 /// An image that the user requests.
 #[derive(Debug, Clone)]
@@ -70,7 +74,17 @@ pub async fn expand(list: CheckedList, registries: &Registries, max_tags: usize,
             Names::Tags(repository, pattern) => (repository, pattern),
         };
         let found = match &tags[&repository.name()] {
-            Ok(listed) => matching_tags(entry, repository, pattern, listed, &mut leaving_out)?,
+            Ok(listed) => {
+                let lists = listed
+                    .iter()
+                    .filter(|tag| is_referrers_tag(tag) && pattern.matches(tag));
+                if let count @ 1.. = lists.count() as u64 {
+                    let lists = counted(count, "tag", "tags");
+                    let label = entry.label();
+                    expanded.notes.push(format!("{label}: {lists} left out: {LISTS}"));
+                }
+                matching_tags(entry, repository, pattern, listed, &mut leaving_out)?
+            }
             Err(error) => Err(error.clone().context(entry.label())),
         };
         let found = match found {
@@ -124,7 +138,10 @@ fn matching_tags(
 ) -> Result<Result<Vec<String>>> {
     let mut left = Vec::new();
     let mut excluded = 0;
-    for tag in listed.iter().filter(|tag| pattern.matches(tag)) {
+    for tag in listed
+        .iter()
+        .filter(|tag| pattern.matches(tag) && !is_referrers_tag(tag))
+    {
         if !leaving_out.excludes(&with_tag(repository, tag)?) {
             left.push(tag);
         } else {

@@ -77,8 +77,8 @@ pub(super) fn read(archive: &Archive, store: &Store, items: &Items, given: &mut 
     attached::add(archive, store, &images, &attached, given.nameless(), &mut contents).map_err(in_index)?;
     match recorded {
         Some(recorded) => {
-            record_check::compare(archive, &recorded, &mut contents);
             let listed = entries.iter().map(|(_, entry)| &entry.descriptor.digest).collect();
+            record_check::compare(archive, &recorded, &listed, &mut contents);
             contents.lost_referrers = record_check::lost_referrers(archive, &recorded, &listed);
             contents.missing = recorded.missing;
         }

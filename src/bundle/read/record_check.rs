@@ -18,6 +18,7 @@ use crate::image::budget::{Budget, Held};
 use crate::image::digest::Digest;
 use crate::image::manifest::Entry;
 use crate::image::reference::Reference;
+use crate::image::referrer::is_referrers_tag;
 use crate::image::tree::Choice;
 use crate::text::quote;
 
@@ -173,8 +174,8 @@ pub(super) fn lost_referrers(archive: &Archive, recorded: &Recorded, listed: &Ha
 }
 
 /// Moves images with different names in index and record to the broken images, so that no image is
-/// pushed under a wrong name, and notes the images that only the record lists.
-pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Contents) {
+/// pushed under a wrong name, and notes the images that only the record lists. `entries` are the digests in the index.
+pub(super) fn compare(archive: &Archive, recorded: &Recorded, entries: &HashSet<&Digest>, contents: &mut Contents) {
     let key = |reference: &str| reference.parse().map(|name: Reference| name_in_bundle(&name)).ok();
     let with_record = contents.images.iter().filter_map(|image| image.record.as_ref());
     let broken = contents.broken.iter().filter_map(|broken| broken.name.as_ref());
@@ -214,6 +215,11 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, contents: &mut Con
             contents.unlisted.push(image.reference.clone());
             continue;
         };
+        // Earlier versions exported a list of referrers that was requested by its name. The index was read as such a list.
+        let root = image.record.as_ref().ok().map(|record| stated_root(record));
+        if name.tag().is_some_and(is_referrers_tag) && root.is_some_and(|root| entries.contains(root)) {
+            continue;
+        }
         let what = format!(
             "`{}`: `{}` lists `{name}`, and `index.json` does not",
             quote(&archive.label),

@@ -13,6 +13,7 @@ use crate::image::tree::ImageTree;
 use crate::progress::Progress;
 use crate::registry::Refusal;
 use crate::text::few;
+use crate::transfer::referrers::check_pushed_referrers;
 
 /// Returns the name of an image at the destination.
 /// The longest matching mapping applies, or else the rule of the destination.
@@ -116,16 +117,10 @@ pub(crate) fn item(
     if let Some(mode) = request.index {
         tree.choose(mode);
     }
-    let is_signed = !tree.attachments.is_empty();
-    tree.set_aside_unused_attachments();
-    if is_signed && tree.attachments.is_empty() && request.require_referrers {
-        let what = format!(
-            "`{}`: what refers to it belongs to the unfiltered index, which is not pushed",
-            tree.source
-        );
-        return Err(Error::new(Kind::NotFound, what)
-            .with_hint("push that index, by `--index sparse` or with all platforms, or omit `--referrers require`"));
+    if request.require_referrers {
+        check_pushed_referrers(&tree).map_err(|error| error.context(format!("`{}`", tree.source)))?;
     }
+    tree.set_aside_unused_attachments();
     // Configs can take much memory and only served to select platforms; as blobs they are read again.
     tree.configs.clear();
     Ok(PushItem {

@@ -34,6 +34,7 @@ use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{few, quote};
+use crate::transfer::referrers::check_pushed_referrers;
 use crate::transfer::sources::Repository;
 
 /// Resolves references to image trees.
@@ -214,6 +215,7 @@ impl Resolver {
     /// Builds the tree of an image from its root manifest.
     async fn resolve(&self, reference: &Reference, root: Result<Arc<RawManifest>>) -> Result<ImageTree> {
         let root = root?;
+        digest_tag::check_requested(reference, &root)?;
         let platforms = self.wanted.platforms_of(reference);
         let repository = Repository::new(reference, &self.registries)?;
         let locked = self.wanted.locked(reference);
@@ -262,6 +264,9 @@ impl Resolver {
                 tree.left_out_referrers = found.left_out.into();
                 tree.lacks_referrers = found.is_loss;
                 tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
+                if self.wanted.referrers.is_required() {
+                    check_pushed_referrers(&tree)?;
+                }
             }
         }
         digest_tag::check_tree(reference, &tree)?;

@@ -273,13 +273,13 @@ fn required_signatures_of_an_index_that_is_not_pushed_are_an_error() {
     refer(&source, "team/app", &image.root, BUNDLE, "signature of the index");
     let name = names(&source);
     let options = ["--referrers", "require"];
-    cli.succeed(
-        &[
-            &["export", &name, "-o", "b.tar", "--platform", "linux/amd64"][..],
-            &options,
-        ]
-        .concat(),
-    );
+    let export = ["export", &name, "-o", "b.tar", "--platform", "linux/amd64"];
+    // An export of signatures that no import would push is an error as well, unless they are to be pushed with a sparse index.
+    let out = cli.run(&[&export[..], &options].concat()).expect_code(1);
+    out.says(&["belongs to the unfiltered index", "--index sparse"]);
+    assert!(!cli.path("b.tar").exists());
+    cli.succeed(&[&export[..], &options, &["--index", "sparse"]].concat());
+    cli.succeed(&[&export[..], &["--force"]].concat());
     for sparse in [false, true] {
         for way in [&["import", "b.tar"][..], &[&name, "--platform", "linux/amd64"]] {
             // The second one takes no sparse index, and would get the filtered one.

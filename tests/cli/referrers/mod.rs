@@ -5,6 +5,7 @@ mod discovery;
 mod edited_bundles;
 mod layouts;
 mod left_out;
+mod lists_by_name;
 mod locked;
 mod losses;
 mod lost_blobs;
@@ -354,7 +355,7 @@ fn a_list_of_referrers_is_never_overwritten() {
     let before = listed(&target, "team/app", root);
     let list = format!("{}/team/app:{}", source.host(), tag_of(root, ""));
     let out = cli.run(&["-d", &target.host(), &list]).expect_code(1);
-    assert!(out.stderr.contains("is not overwritten"), "{}", out.stderr);
+    assert!(out.stderr.contains("this tag is no image"), "{}", out.stderr);
     assert_eq!(listed(&target, "team/app", root), before);
     // An earlier version put the image itself there: that is said, and the image goes all the same.
     let other = registry(false);
