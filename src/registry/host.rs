@@ -1,6 +1,6 @@
 //! A registry host: its address, what is known about it, and the limits for requests to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::limiter::Limiter;
 use super::limits::RateLimit;
 use super::proof::Proof;
 use super::reach::is_loopback;
+use super::referrers_answers::ReferrersAnswers;
 use super::retry::is_passing;
 use super::scope::Scope;
 use super::tags_at_once::TagsAtOnce;
@@ -78,12 +79,7 @@ pub(super) struct Host {
     pub(super) states_wrong_digests: AtomicBool,
     /// Set when the host refused a range of a blob, and then sent the whole blob.
     pub(super) no_ranges: AtomicBool,
-    /// Repositories for which the host turned out to have no referrers API.
-    pub(super) no_referrers: Mutex<HashSet<String>>,
-    /// Set when the host answered with a list of referrers, of any repository.
-    pub(super) has_referrers: AtomicBool,
-    /// Whether the host answered for a repository as if it had no referrers API, and whether it answered with a list.
-    pub(super) referrers_answers: Mutex<HashMap<String, [bool; 2]>>,
+    pub(super) referrers_answers: ReferrersAnswers,
     /// Set when the host used up the time for a list of tags, and for a list of referrers.
     pub(super) lists_slowly: [AtomicBool; 2],
     /// Whether the host accepts several tags of a manifest in one request.
@@ -164,9 +160,7 @@ impl Host {
             is_left: AtomicBool::new(false),
             refusals: AtomicU32::new(0),
             no_ranges: AtomicBool::new(false),
-            no_referrers: Mutex::default(),
-            has_referrers: AtomicBool::new(false),
-            referrers_answers: Mutex::default(),
+            referrers_answers: ReferrersAnswers::default(),
             lists_slowly: Default::default(),
             tags_at_once: TagsAtOnce::default(),
             rate_limit: Mutex::new(None),

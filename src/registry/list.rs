@@ -1,5 +1,5 @@
-//! Paged lists: tags of a repository, and referrers of a manifest.
-//! See OCI distribution-spec, "Listing Tags" and "Listing Referrers".
+//! Paged lists, and the tags of a repository as such a list.
+//! See OCI distribution-spec, "Listing Tags".
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,6 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 
 use super::Registry;
@@ -19,11 +18,8 @@ use super::link;
 use super::refusal::Refusal;
 use super::scope::Scope;
 use super::similar_tags::nearest;
-use super::types::Referrers;
 use crate::error::{Error, Kind, Result};
-use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::head::check_media_type;
 use crate::image::json::Capped;
 use crate::image::media_type::{self, OCI_INDEX};
 use crate::image::reference::{Target, is_tag};
@@ -77,47 +73,6 @@ impl Registry {
         Ok(tags.list)
     }
 
-    /// Returns at most `at_most` referrers of a manifest (signatures, attestations), each once.
-    ///
-    /// Returns `None` if the registry has no referrers API; that is remembered for each repository, unless the registry
-    /// answered for another manifest. Mirrors are asked as well as the registry, since the list of a cache may be older.
-    ///
-    /// # Errors
-    /// Those of [`tags`](Self::tags): a refusal or failure does not mean that the manifest has no referrers.
-    pub async fn referrers(&self, repository: &str, subject: &Digest, at_most: usize) -> Result<Option<Referrers>> {
-        let mut places = self.places(repository, &Target::Digest(subject.clone()))?;
-        let mut known: Option<Referrers> = None;
-        let mut any_answer = false;
-        while let Some(place) = places.pop_front() {
-            let error = match place.host.referrers(&place.repository, subject, at_most).await {
-                Ok(found) => {
-                    any_answer = true;
-                    match (&mut known, found) {
-                        (Some(known), Some(found)) => known.add(found, at_most),
-                        (known, found) => *known = known.take().or(found),
-                    }
-                    continue;
-                }
-                Err(error) => error,
-            };
-            match places.front() {
-                Some(next) => place.host.warn_about_fallback(&error, &next.host.name),
-                None if any_answer && error.kind() == Kind::Network => {
-                    // Without the name of the manifest, so that the warning is the same for all manifests of all images.
-                    let full = error.full();
-                    self.host.context.warn_once(format!(
-                        "`{}` cannot be asked for signatures, so that images may lack those that its mirrors do not list: {}; \
-                         `--no-referrers` asks for none",
-                        self.host.name,
-                        error.shared_cause().unwrap_or(&full)
-                    ));
-                }
-                None => return Err(error),
-            }
-        }
-        Ok(known)
-    }
-
     /// Returns the tags of a repository that begin like a digest, if all its tags fit one page; `None` if not, if there are none,
     /// or on any failure. A list without `existing`, a tag that exists, is not complete either. A pull-through cache that
     /// cannot read the list of its origin lists the tags that were pulled, so even such a list may be incomplete.
@@ -134,121 +89,6 @@ impl Registry {
         }
         Some(tags.into_iter().filter(|tag| tag.starts_with("sha")).collect())
     }
-}
-
-impl Host {
-    async fn referrers(&self, repository: &str, subject: &Digest, at_most: usize) -> Result<Option<Referrers>> {
-        if self.no_referrers.lock().contains(repository) {
-            return Ok(None);
-        }
-        let mut found = Seen::default();
-        let mut pages = Pages::referrers(self, repository, subject);
-        let (mut any, mut unusable) = (false, 0);
-        while let Some(page) = pages.next().await? {
-            let entries = page.and_then(|page| referrers_of(&page));
-            let (entries, skipped) = match entries {
-                Ok(entries) => entries,
-                // Only the first page decides: if it is not an index, the registry has no referrers API.
-                Err(error) if !any && error.kind() == Kind::Unsupported => {
-                    // A registry that answered once has the API, and a 404 about the subject says nothing about the API.
-                    if !pages.is_about_subject {
-                        if !self.has_referrers.load(Ordering::Relaxed) {
-                            self.no_referrers.lock().insert(repository.to_owned());
-                        }
-                        self.note_referrers_answer(repository, false);
-                    }
-                    return Ok(None);
-                }
-                Err(error) => return Err(error.context(&pages.action)),
-            };
-            if !any {
-                self.has_referrers.store(true, Ordering::Relaxed);
-                self.note_referrers_answer(repository, true);
-            }
-            any = true;
-            unusable += skipped;
-            for entry in entries {
-                if found.list.len() == at_most && !found.new.contains(&entry) {
-                    return Ok(Some(Referrers::new(found.list, true, unusable)));
-                }
-                found.add(entry, &pages)?;
-            }
-        }
-        Ok(Some(Referrers::new(found.list, false, unusable)))
-    }
-
-    /// Records an answer to a request for referrers, and warns, once, if the answers for a repository contradict each other. What
-    /// a mirror does not list may be listed by the registry behind it.
-    fn note_referrers_answer(&self, repository: &str, is_list: bool) {
-        let mut answers = self.referrers_answers.lock();
-        let of_repository = answers.entry(repository.to_owned()).or_default();
-        of_repository[usize::from(is_list)] = true;
-        let contradict = *of_repository == [true, true];
-        drop(answers);
-        if contradict && !self.is_mirror {
-            self.context.warn_once(format!(
-                "`{}/{repository}` lists what refers to some manifests, and answers for others as if it had no such lists, so that \
-                 signatures may be missing; run again later, or ask the registry's operator",
-                self.name
-            ));
-        }
-    }
-}
-
-/// Returns the descriptors in a page of referrers, and the number of entries without a usable digest.
-///
-/// # Errors
-/// [`Kind::Unsupported`] for an empty page, and [`Kind::Server`] for a page that is not a list.
-fn referrers_of(page: &[u8]) -> Result<(Vec<Descriptor>, usize)> {
-    #[derive(Deserialize)]
-    struct Wire {
-        #[serde(default)]
-        manifests: Option<Descriptors>,
-    }
-    struct Descriptors(Vec<Descriptor>, usize);
-    impl<'de> Deserialize<'de> for Descriptors {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let mut skipped = 0;
-            let read = |entry: &RawValue| {
-                let found = descriptor(entry.get());
-                skipped += usize::from(found.is_none());
-                found
-            };
-            // A page has room for few descriptors, but for very many entries that are none.
-            let list = Capped::<_, { usize::MAX }>::from_each(deserializer, read)?;
-            Ok(Self(list.0, skipped))
-        }
-    }
-    if page.trim_ascii().is_empty() {
-        return Err(Error::new(Kind::Unsupported, "the answer is empty"));
-    }
-    let wire: Wire = serde_json::from_slice(page)
-        .map_err(|e| Error::new(Kind::Server, "the answer is no list of referrers").with_source(e))?;
-    Ok(wire.manifests.map_or_else(Default::default, |list| (list.0, list.1)))
-}
-
-fn descriptor(entry: &str) -> Option<Descriptor> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Entry<'a> {
-        #[serde(borrow, default)]
-        media_type: Option<&'a RawValue>,
-        digest: Digest,
-        #[serde(borrow, default)]
-        size: Option<&'a RawValue>,
-    }
-    let entry: Entry<'_> = serde_json::from_str(entry).ok()?;
-    let media_type = entry
-        .media_type
-        .and_then(|text| serde_json::from_str::<String>(text.get()).ok());
-    let media_type = media_type.filter(|media_type| check_media_type(Some(media_type)).is_ok());
-    let size = entry.size.and_then(|text| serde_json::from_str::<u64>(text.get()).ok());
-    Some(Descriptor {
-        media_type: media_type.unwrap_or_default().into(),
-        digest: entry.digest,
-        // The digest alone says what the manifest is; its size only warns of one that is too large.
-        size: size.unwrap_or_default(),
-    })
 }
 
 impl Host {
@@ -288,16 +128,16 @@ impl Host {
 }
 
 /// Pages of a list, read one after the other.
-struct Pages<'a> {
+pub(super) struct Pages<'a> {
     host: &'a Host,
     repository: &'a str,
-    action: String,
+    pub(super) action: String,
     next: Option<Url>,
     visited: HashSet<Url>,
     /// Required media type of a page, if any.
     media_type: Option<&'static str>,
     /// Whether a 404 said that the subject of the referrers, or its repository, does not exist.
-    is_about_subject: bool,
+    pub(super) is_about_subject: bool,
     /// Whether to retry after transient failures.
     patient: bool,
     /// Time at which reading the list is given up.
@@ -312,7 +152,7 @@ impl<'a> Pages<'a> {
         Self::new(host, repository, action, url, None)
     }
 
-    fn referrers(host: &'a Host, repository: &'a str, subject: &Digest) -> Self {
+    pub(super) fn referrers(host: &'a Host, repository: &'a str, subject: &Digest) -> Self {
         let url = host.url(repository, &format!("referrers/{subject}"));
         let action = format!("cannot list what refers to {subject} in `{}/{repository}`", host.name);
         Self::new(host, repository, action, url, Some(OCI_INDEX))
@@ -333,7 +173,7 @@ impl<'a> Pages<'a> {
     }
 
     /// Returns the next page, or the registry's refusal to serve it; `None` after the last page.
-    async fn next(&mut self) -> Result<Option<Result<Bytes>>> {
+    pub(super) async fn next(&mut self) -> Result<Option<Result<Bytes>>> {
         // One list may take all its time, but not one for each image.
         let is_slow = &self.host.lists_slowly[usize::from(self.media_type.is_some())];
         if self.patient && is_slow.load(Ordering::Relaxed) {
@@ -371,18 +211,21 @@ impl<'a> Pages<'a> {
             .header(&CONTENT_TYPE)
             .map(media_type::essence)
             .unwrap_or_default();
-        if answer.status() != StatusCode::OK
-            || answer.is_web_page()
-            || self.media_type.is_some_and(|wanted| wanted != stated)
-        {
-            if answer.status() == StatusCode::NOT_FOUND {
+        let status = answer.status();
+        if status != StatusCode::OK || answer.is_web_page() || self.media_type.is_some_and(|wanted| wanted != stated) {
+            if status == StatusCode::NOT_FOUND {
                 let refusal = answer.refusal().await;
                 let refusal = Refusal::in_error(&refusal);
                 self.is_about_subject = refusal.is_some_and(|it| UNKNOWN_SUBJECT.iter().any(|code| it.has(code)));
             }
             // Without a referrers API a registry may answer anything; but every registry lists tags.
-            let kind = self.media_type.map_or(Kind::Server, |_| Kind::Unsupported);
-            return Ok(Some(Err(Error::new(kind, "the answer is not such a list"))));
+            return Ok(Some(Err(match self.media_type {
+                None => Error::new(Kind::Server, "the answer is not such a list"),
+                Some(_) => Error::new(
+                    Kind::Unsupported,
+                    format!("the answer, of status {status}, is not such a list"),
+                ),
+            })));
         }
         self.next = link::next(answer.headers(), &answer.url).map_err(|e| e.context(&self.action))?;
         if self
@@ -405,10 +248,10 @@ impl<'a> Pages<'a> {
 }
 
 /// A list without duplicates.
-struct Seen<T> {
-    list: Vec<T>,
+pub(super) struct Seen<T> {
+    pub(super) list: Vec<T>,
     /// Entries of `list`, to find duplicates.
-    new: HashSet<T>,
+    pub(super) new: HashSet<T>,
 }
 
 impl<T> Default for Seen<T> {
@@ -421,7 +264,7 @@ impl<T> Default for Seen<T> {
 }
 
 impl<T: Clone + Eq + std::hash::Hash> Seen<T> {
-    fn add(&mut self, item: T, pages: &Pages<'_>) -> Result<()> {
+    pub(super) fn add(&mut self, item: T, pages: &Pages<'_>) -> Result<()> {
         if self.new.insert(item.clone()) {
             if self.list.len() == MAX_ENTRIES {
                 return Err(pages.refused(&format!("it has more than {MAX_ENTRIES} entries")));

@@ -9,7 +9,7 @@ mod repository_referrers;
 mod sizes;
 mod wanted;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -146,12 +146,45 @@ impl Resolver {
                 *tree = self.resolve_one(reference, root).await;
             }
         }
+        self.resolve_doubted(references, &mut trees).await;
         if trees.iter().any(Result::is_ok) {
             self.discovery.warn_of_unmatched();
         }
         sizes::check(&mut trees, &self.registries, self.jobs).await;
         self.fetcher.shrink();
         trees
+    }
+
+    /// Resolves the images again of which a registry answered as if it had no referrers API, before it turned out to have it.
+    async fn resolve_doubted(&self, references: &[Reference], trees: &mut [Result<ImageTree>]) {
+        // The second round asks a registry that seemed to have no API for all manifests of a repository. If it lists the referrers
+        // of some of them, the third round requires a list of each.
+        for _ in 0..2 {
+            let mut doubted: HashSet<(&str, &str)> = HashSet::new();
+            for (reference, tree) in references.iter().zip(trees.iter()) {
+                if let (Ok(tree), Ok(repository)) = (tree, Repository::new(reference, &self.registries))
+                    && let root = tree.original.root.digest()
+                    && let Ok(true) = repository.registry.take_doubt_about_referrers(&repository.name, root)
+                {
+                    doubted.insert((reference.host(), reference.repository()));
+                }
+            }
+            if doubted.is_empty() {
+                break;
+            }
+            let again = references.iter().zip(trees.iter_mut()).filter_map(|(reference, tree)| {
+                let is_doubted = doubted.contains(&(reference.host(), reference.repository()));
+                let root = tree.as_ref().ok().filter(|_| is_doubted)?.original.root.clone();
+                Some(async move { *tree = self.resolve_one(reference, Ok(root)).await })
+            });
+            stream::iter(again)
+                .buffer_unordered(self.jobs * 2)
+                .collect::<()>()
+                .await;
+            doubted
+                .iter()
+                .for_each(|(host, name)| self.discovery.forget(host, name));
+        }
     }
 
     /// Drops the answers of a repository after the last of its images. `left` has the number of images of each repository.

@@ -178,7 +178,7 @@ impl RepositoryReferrers {
         let mut listed: HashSet<Digest> = HashSet::new();
         let from_api = async {
             let _permit = self.permits.acquire().await;
-            registry.referrers(name, digest, MAX_REFERRERS).await
+            registry.all_referrers(name, digest, MAX_REFERRERS).await
         };
         let did_lack = known.lacks_tags.load(Ordering::Relaxed);
         // The tag is read as well, since the registry may have introduced the referrers API after the tag was written.

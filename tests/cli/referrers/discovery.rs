@@ -241,33 +241,6 @@ fn answers_that_hide_referrers_are_told() {
 }
 
 #[test]
-fn a_registry_that_lists_the_referrers_of_some_manifests_alone_is_told() {
-    const WORDS: &str = "as if it had no such lists";
-    let refusals = [400, 404, 405, 406, 410, 204].map(Action::status);
-    for action in refusals.into_iter().chain([Action::html()]) {
-        let (cli, source) = (cli(), registry(true));
-        let signed = signed(&source);
-        // For a platform, and for one of its referrers.
-        for document in [&signed.image.below[0], &signed.belongings[2]] {
-            source.add_fault(When::get("/referrers/").and(&document.digest), action.clone());
-        }
-        let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
-        assert_eq!(out.stderr.matches(WORDS).count(), 1, "{action:?}: {}", out.stderr);
-    }
-    // A registry without the API is no contradiction, nor is one that does not know a subject.
-    let source = registry(false);
-    signed(&source);
-    let unknown = registry(true);
-    let platform = signed(&unknown).image.below[1].digest.clone();
-    let about_subject = Action::error(404, "MANIFEST_UNKNOWN", "manifest unknown");
-    unknown.add_fault(When::get("/referrers/").and(&platform), about_subject);
-    for source in [&source, &unknown] {
-        let out = cli().succeed(&["export", &names(source), "-o", "b.tar"]);
-        assert!(!out.stderr.contains(WORDS), "{}", out.stderr);
-    }
-}
-
-#[test]
 fn a_broken_signature_under_a_tag_is_a_loss_and_the_image_goes() {
     let schema_1 = "application/vnd.docker.distribution.manifest.v1+json";
     let large = format!(r#"{{"schemaVersion":2,"x":"{}"}}"#, "y".repeat(17 << 20));

@@ -1,6 +1,7 @@
 //! "What belongs to an image travels with it": signatures, attestations, SBOMs and all else that refers to its manifests.
 
 mod bad_input;
+mod contradictions;
 mod discovery;
 mod edited_bundles;
 mod layouts;
