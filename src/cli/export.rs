@@ -323,6 +323,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     };
     let report = export::export(request, &registries, &progress).await;
     registries.note_concurrency();
+    registries.note_mirrors();
     display.finish();
     let mut report = report?;
     if let Some((path, lock)) = &lock {

@@ -71,6 +71,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     request.budget = resolver.budget().clone();
     let report = mirror::mirror(trees, &sources, request, &destinations, progress).await;
     sources.note_concurrency();
+    sources.note_mirrors();
     destinations.note_concurrency();
     display.finish();
     let mut report = report?;

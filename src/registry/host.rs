@@ -66,6 +66,8 @@ pub(super) struct Host {
     pub(super) is_left: AtomicBool,
     /// Number of requests for which the host refused a login or permission.
     pub(super) refusals: AtomicU32,
+    /// Number of manifests and blobs that the host, a mirror, did not have.
+    pub(super) lacked: AtomicU32,
     /// Whether the host is a mirror, so that requests can go to another host instead.
     pub(super) is_mirror: bool,
     /// Whether the host was seen to keep manifests that are pushed by digest.
@@ -159,6 +161,7 @@ impl Host {
             has_served: AtomicBool::new(false),
             is_left: AtomicBool::new(false),
             refusals: AtomicU32::new(0),
+            lacked: AtomicU32::new(0),
             no_ranges: AtomicBool::new(false),
             referrers_answers: ReferrersAnswers::default(),
             lists_slowly: Default::default(),

@@ -67,12 +67,14 @@ pub(crate) mod upload;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use self::mirrors::Endpoint;
 use crate::error::{Error, Kind, Result};
 use crate::image::reference::Target;
 use crate::lock::Mutex;
 use crate::progress::InFlight;
+use crate::text::counted;
 
 pub(crate) use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
@@ -141,6 +143,18 @@ impl Registries {
                 .options
                 .progress
                 .note(format!("`{host}`: up to {peak} {requests} at a time"));
+        }
+    }
+
+    /// Reports how much each mirror did not have. A warning told it once, when the first request failed.
+    pub fn note_mirrors(&self) {
+        let lacked = |host: &Arc<Host>| (host.name.clone(), host.lacked.load(Ordering::Relaxed));
+        let mut mirrors: Vec<(String, u32)> = self.hosts.lock().values().map(lacked).collect();
+        mirrors.sort();
+        for (host, lacked) in mirrors.into_iter().filter(|(_, lacked)| *lacked > 0) {
+            let lacked = counted(lacked.into(), "manifest or blob", "manifests and blobs");
+            let progress = &self.context.options.progress;
+            progress.info(format!("`{host}` did not have {lacked} that it was asked for"));
         }
     }
 

@@ -107,10 +107,13 @@ impl Host {
         match error.shared_cause() {
             Some(cause) => self.context.warn_once(format!("{cause}; {what_follows}")),
             // A pull-through or partial mirror may lack much of what is asked for.
-            None if self.is_mirror && error.kind() == Kind::NotFound => self.context.warn_once(format!(
-                "`{}` does not have all that is asked for; what it lacks comes from `{next}`",
-                self.name
-            )),
+            None if self.is_mirror && error.kind() == Kind::NotFound => {
+                self.lacked.fetch_add(1, Ordering::Relaxed);
+                self.context.warn_once(format!(
+                    "`{}` does not have all that is asked for; what it lacks comes from `{next}`",
+                    self.name
+                ));
+            }
             None => {
                 let text = format!("{}; {what_follows}", error.full());
                 self.context.options.progress.warn(text);

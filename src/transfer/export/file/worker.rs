@@ -314,9 +314,16 @@ impl Workers {
             ),
         )
         .with_hint("the registry, or something between it and here, changes bytes; try again, or another registry");
-        match again {
-            true => progress.warn(format!("{error}; fetching it again")),
-            false => self.give_up(slot, error),
+        // The place of this read, without the repository and the blob: so it is told once for all of them.
+        let wrong_reads = slot.read_mode().1.saturating_sub(1);
+        let source = self.filling.sources.first(digest, wrong_reads).unwrap_or_default();
+        let host = source.split('/').next().unwrap_or_default();
+        let cause = format!("`{host}` sends blobs with other bytes than their digests promise");
+        if again {
+            progress.warn(format!("{cause}; they are fetched again"));
+            progress.note(format!("{error}; fetching it again"));
+        } else {
+            self.give_up(slot, error.with_cause(&cause));
         }
         Ok(())
     }
