@@ -120,6 +120,7 @@ fn refused(arguments: &Arguments, found: Verification) -> PushReport {
     let error = Error::new(Kind::Integrity, what);
     let error = match found.faults.iter().find_map(|fault| fault.hint.clone()) {
         Some(hint) => error.with_hint(hint),
+        None if found.wanted.is_empty() => error,
         None => error.with_hint("`docker-mirror verify BUNDLE --want FILE` lists what to fetch again"),
     };
     PushReport {
@@ -132,25 +133,30 @@ fn refused(arguments: &Arguments, found: Verification) -> PushReport {
 pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let want = OutputFile::new("--want", "want-list", WANT_START, arguments.want.as_deref())?;
     let Some(want) = want else {
-        let hint = (!arguments.verify).then(|| want_hint(&arguments.bundles)).flatten();
+        let (bundles, verified) = (arguments.bundles.clone(), arguments.verify);
         let outcome = import_all(arguments).await;
-        return match (outcome, hint) {
-            (Ok(Outcome::Damaged), Some(hint)) => {
+        // Only blobs can be listed: not a document of the archive that cannot be read.
+        let may_want = match &outcome {
+            Ok(outcome) => *outcome == Outcome::Damaged,
+            Err(error) => {
+                let is_cut = error.hint().is_some_and(|hint| hint.contains("truncated"));
+                Outcome::from_error(error, true) == Outcome::Damaged
+                    && (is_cut || (error.hint().is_none() && error.kind() == Kind::Integrity))
+            }
+        };
+        if verified || !may_want {
+            return outcome;
+        }
+        return match (outcome, read_blocking(move || want_hint(&bundles)).await?) {
+            (Ok(outcome), Some(hint)) => {
                 say(format!("hint: {hint}"));
-                Ok(Outcome::Damaged)
+                Ok(outcome)
             }
-            (Err(error), Some(hint)) if Outcome::from_error(&error, true) == Outcome::Damaged => {
-                // Only blobs can be listed: not a document of the archive that cannot be read.
-                Err(match error.hint() {
-                    Some(first) if first.contains("truncated") => {
-                        let hint = format!("{first}; {hint}");
-                        error.with_hint(hint)
-                    }
-                    None if error.kind() == Kind::Integrity => error.with_hint(hint),
-                    _ => error,
-                })
-            }
-            (outcome, _) => outcome,
+            (Err(error), Some(hint)) => Err(match error.hint().map(|first| format!("{first}; {hint}")) {
+                Some(both) => error.with_hint(both),
+                None => error.with_hint(hint),
+            }),
+            (outcome, None) => outcome,
         };
     };
     // A failed import is followed by a verification, which lists every damaged or missing blob for the want-list.
@@ -177,9 +183,18 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     outcome
 }
 
-/// Returns how to fetch only the damaged blobs. A pipe cannot be read again.
+/// Returns how to fetch only the damaged blobs; `None` where a want-list would have none: for a pipe, which cannot be read again,
+/// and for archives in the format of `docker save`, whose layers no registry has.
 fn want_hint(bundles: &[PathBuf]) -> Option<String> {
     if bundles.iter().any(|path| is_stdin(path)) {
+        return None;
+    }
+    let options = OpenOptions {
+        sum: false,
+        ..open_options(Vec::new(), Progress::silent())
+    };
+    let bundle = Bundle::open(bundles, &options).ok()?;
+    if bundle.images().iter().all(|image| image.rebuilt) {
         return None;
     }
     let bundles = few_with(bundles.iter().map(|path| quote(path).to_string()), " ");

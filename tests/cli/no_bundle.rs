@@ -261,3 +261,21 @@ fn the_ending_of_an_output_says_what_is_in_it() {
         assert!(fs::read(cli.path(output)).unwrap().starts_with(magic), "{output}");
     }
 }
+
+#[test]
+fn a_want_list_is_offered_only_for_bundles_whose_blobs_can_be_fetched() {
+    let cli = cli();
+    fs::create_dir(cli.path("docker")).unwrap();
+    let layer = format!("sha256:{}", "a".repeat(64));
+    let config = serde_json::json!({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [layer, layer]}});
+    let items = serde_json::json!([{"Config": "c.json", "RepoTags": ["quay.io/a/b:1"], "Layers": ["l.tar", "m.tar"]}]);
+    fs::write(cli.path("docker/c.json"), config.to_string()).unwrap();
+    fs::write(cli.path("docker/manifest.json"), items.to_string()).unwrap();
+    let target = Double::new();
+    let host = target.host();
+    let import = ["import", "docker", "-d", &host];
+    let output = cli.run(&import).expect_code(5);
+    says(output, &["2 layers are not in the archive"], &["--want"]);
+    let output = cli.run(&[&import[..], &["--verify"]].concat()).expect_code(5);
+    says(output, &[], &["--want"]);
+}
