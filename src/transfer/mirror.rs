@@ -107,7 +107,7 @@ impl BlobSource for RegistryBlobs {
 impl BlobOrigin for RegistryBlobs {
     fn describe(&self, digest: &Digest) -> String {
         match self.sources.first(digest, self.wrong_reads(digest)) {
-            Some(source) => format!("blob {digest} from `{source}`"),
+            Some(source) => format!("`{source}`"),
             None => format!("blob {digest}"),
         }
     }

@@ -100,7 +100,12 @@ pub(crate) async fn ensure_blob(
                     progress.note(format!("{}; reading it again", error.full()));
                     continue;
                 }
-                let mut error = error.context(origin.describe(&descriptor.digest));
+                // The error of a registry names the blob and the place by itself.
+                let names_blob = !wrong && error.to_string().contains(&descriptor.digest.to_string());
+                let mut error = match names_blob {
+                    true => error,
+                    false => error.context(origin.describe(&descriptor.digest)),
+                };
                 if wrong && error.hint().is_none() {
                     error = error.with_hint(origin.hint());
                 }
