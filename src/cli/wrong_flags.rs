@@ -38,6 +38,11 @@ pub(super) fn hint(error: &clap::Error, arguments: &[String]) -> Option<String> 
                 .or_else(|| login(first))
                 .or_else(|| no_command(first))
         }
+        ErrorKind::MissingRequiredArgument if command(arguments).is_some_and(|name| name == "export") => {
+            let [missing, _] = parse::sides_of_conflict(error);
+            let is_image = missing.iter().any(|name| name.starts_with("<IMAGE>"));
+            is_image.then(|| "a list of images in a file is given with `--images FILE`".to_owned())
+        }
         ErrorKind::MissingRequiredArgument if command(arguments).is_some_and(|name| name == "import") => {
             let last = arguments.last().filter(|_| arguments.len() > 2)?;
             let host = last.split('/').next().unwrap_or_default();

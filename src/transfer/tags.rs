@@ -166,7 +166,12 @@ fn matching_tags(
         count => format!("matches none of the {count} tags"),
     };
     let what = format!("{} {tags} of `{}`", entry.label(), repository.name());
-    Ok(Err(no_match(&what, listed)))
+    let error = no_match(&what, listed);
+    Ok(Err(match entry.text.contains(":.*") {
+        true => error
+            .with_hint("a pattern is a glob: `*` stands for any characters, so write `NAME:*` instead of `NAME:.*`"),
+        false => error,
+    }))
 }
 
 /// Returns the image of a repository with this tag.

@@ -109,13 +109,18 @@ pub(super) fn parse(text: &str) -> Option<Document> {
                 .filter(|line| *line > 0);
             let place = line.map_or_else(String::new, |line| format!("line {line}: "));
             let why = error.without_snippet().to_string();
-            document.faults.push(
-                Error::new(
+            let fault = match text.trim_start().starts_with('{') {
+                true => Error::new(Kind::Usage, "it is JSON, and none of the documents that name images").with_hint(
+                    "write one name on each line, as `jq -r '.images[]' FILE` prints an array of names; a lock, or a report with \
+                     one, is given with `--lock`",
+                ),
+                false => Error::new(
                     Kind::Usage,
                     format!("{place}it is not a YAML list of images: {}", quote(&why)),
                 )
                 .with_hint("a list of images without YAML has one image on each line"),
-            );
+            };
+            document.faults.push(fault);
         }
     }
     Some(document)

@@ -35,6 +35,7 @@ pub(super) fn hint(line: &str) -> Option<&'static str> {
         () if line.matches('{').count() > line.matches('}').count() => {
             "a `{` is not closed: a choice of tags is written `NAME:{1.0,2.0}`, in quotes on the command line"
         }
+        () if line.contains('|') => "a choice of tags is written `NAME:{1.0,2.0}`, in quotes on the command line",
         () if line.split(',').skip(1).any(is_name) => {
             "this looks like CSV with several names in a line: write one name on each line, as `tr -s ', ' '\\n' < FILE` does"
         }

@@ -143,7 +143,10 @@ impl ImageList {
     }
 
     fn add_lines(&mut self, name: &str, text: &str) {
-        for (number, line) in (1..).zip(text.lines()) {
+        // Old editors end a line with CR alone, and texts that were copied from a page may have separators of Unicode.
+        let text = text.replace("\r\n", "\n");
+        let lines = text.split(['\n', '\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}']);
+        for (number, line) in (1..).zip(lines) {
             let origin = || format!("{name}:{number}");
             match line::parse(line) {
                 Ok(None) => {}

@@ -70,6 +70,10 @@ fn a_line_is_a_name_a_pattern_or_a_comment() {
         ("a:1\n! r.io/app:*-rc*", format!("{hub}/a:1\n!r.io/app [*-rc*]")),
         ("a:1\n!r.io/app", format!("{hub}/a:1\n!r.io/app [*]")),
         ("a:1\r\n\r\na:1\r\nb:1", format!("{hub}/a:1\n{hub}/b:1")),
+        (
+            "a:1\rb:1\u{b}c:1\u{2028}d:1\r",
+            format!("{hub}/a:1\n{hub}/b:1\n{hub}/c:1\n{hub}/d:1"),
+        ),
         ("\u{a0}a:1\u{a0}", format!("{hub}/a:1")),
         ("a", format!("{hub}/a:latest")),
     ] {
@@ -134,6 +138,7 @@ fn lines_of_other_formats_are_refused_with_what_to_write() {
         ("  - image: \"nginx:1\"", "| tr -d "),
         ("r.io/app:1.0,r.io/one:1", "`tr -s ', ' '\\n' < FILE`"),
         ("r.io/app:{1.0,2.0", "a `{` is not closed"),
+        ("r.io/app:1.0|2.0", "a choice of tags is written `NAME:{1.0,2.0}`"),
         ("nginx:1,yes", "`cut -d, -f1 FILE`"),
         ("nginx:1,", "omit the last character"),
         ("nginx:1;", "omit the last character"),
@@ -253,6 +258,10 @@ fn lists_of_other_programs_are_read_as_they_are() {
         ),
         ("kind: Pod\napiVersion: v1\n", "l: it names no image".to_owned()),
         ("kind: Images\nspec: [\n", "l: line ".to_owned()),
+        (
+            r#"{"images": ["a:1"]}"#,
+            "l: it is JSON, and none of the documents that name images".to_owned(),
+        ),
         (
             "apiVersion: v1\n",
             "l: a document does not say of which kind it is".to_owned(),
