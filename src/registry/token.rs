@@ -280,7 +280,12 @@ impl Request<'_> {
                         })
                         .await
                     {
-                        return Err(answer.into_error(&self.action()).await);
+                        let error = answer.into_error(&self.action()).await;
+                        let has_login = authorization.is_some() || body.is_some();
+                        return Err(match error.kind() {
+                            Kind::RateLimited if has_login => error.with_hint("wait and run again"),
+                            _ => error,
+                        });
                     }
                 }
                 Ok(answer) => return Ok(answer),
@@ -331,8 +336,8 @@ impl Request<'_> {
             Some(failure) => failure.error.context(self.action()),
             None => wrong("sent an answer of more than 1 MiB"),
         })?;
-        let wire: Wire =
-            serde_json::from_slice(&bytes).map_err(|_| wrong("sent an answer that is not a JSON object"))?;
+        let json = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let wire: Wire = serde_json::from_slice(json).map_err(|_| wrong("sent an answer that is not a JSON object"))?;
         wire.into_token(Instant::now(), SystemTime::now())
             .ok_or_else(|| wrong("sent an answer without a token"))
     }
@@ -377,7 +382,10 @@ struct Wire {
 
 impl Wire {
     fn into_token(self, now: Instant, clock: SystemTime) -> Option<Granted> {
-        let text = |value: &serde_json::Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let text = |value: &serde_json::Value| {
+            let text = value.as_str()?.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        };
         let token = text(&self.access_token).or_else(|| text(&self.token))?;
         let header = bearer(&token).ok()?;
         let stated = self
@@ -442,6 +450,7 @@ mod tests {
             (r#"{"token":"t","expires_in":300,"issued_at":"yesterday"}"#, Some(300)),
             (r#"{"token":""}"#, None),
             (r#"{"token":7}"#, None),
+            (r#"{"token":"t\r\n"}"#, Some(60)),
             (r#"{"token":"a\nb"}"#, None),
             (r#"{}"#, None),
         ] {
