@@ -165,6 +165,15 @@ impl Error {
         self.with_cause(&cause)
     }
 
+    /// Like [`with_shared_cause`](Self::with_shared_cause), unless the failure is marked already.
+    #[must_use]
+    pub(crate) fn or_shared_cause(self) -> Self {
+        match self.0.shared {
+            None => self.with_shared_cause(),
+            Some(_) => self,
+        }
+    }
+
     /// Like [`with_shared_cause`](Self::with_shared_cause), with the text of the cause given.
     #[must_use]
     pub(crate) fn with_cause(mut self, cause: &str) -> Self {

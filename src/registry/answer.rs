@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION};
 use reqwest::{Response, StatusCode, Url};
 use tokio::time::Instant;
 
@@ -50,6 +50,10 @@ const READ_ONLY: &str = "the registry does not allow this: it may be read-only, 
 /// Hint for a status that is neither a registry's success nor a refusal.
 const NO_REGISTRY: &str = "no registry answers so: check the address, and what is between it and this machine (a proxy, a cache, a \
     login page); `-vv` shows each request";
+
+/// Hint for a refusal without a reason.
+const NO_REASON: &str = "a registry states why it refuses, and this answer has no reason: see the log of the registry, and what is \
+    between it and this machine (a proxy, a gateway); `-vv` shows each request";
 
 /// Maximum number of bytes read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;
@@ -142,6 +146,11 @@ impl Answer {
     /// Returns a header as text; `None` if the header is absent or not text.
     pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers().get(name)?.to_str().ok()
+    }
+
+    /// Returns `Location`; `None` if the header is absent or not UTF-8. Some servers send other characters than ASCII unescaped.
+    pub(super) fn location(&self) -> Option<&str> {
+        std::str::from_utf8(self.headers().get(LOCATION)?.as_bytes()).ok()
     }
 
     /// Returns a header by its name as text; `None` if the header is absent or not text.
@@ -349,28 +358,21 @@ impl Answer {
                     Some("the registry, or a proxy in front of it, is in trouble at the moment: run again later")
                 }
                 _ if !status.is_client_error() && !status.is_server_error() => Some(NO_REGISTRY),
-                _ => gateway_hint(status),
+                _ => gateway_hint(status).or(refusal.is_silent().then_some(NO_REASON)),
             }
         };
         if let Some(hint) = self.hint.as_deref().or(hint) {
             error = error.with_hint(hint);
         }
-        // Answers that no registry gives come from what is in front of it, and are the same for all images. A 413 depends on the
-        // size of the blob, so that the message has to name the digest.
-        let is_foreign =
-            (refusal.web_page && refusal.status != 413) || !(status.is_client_error() || status.is_server_error());
-        // Without a code, only these statuses depend on the image or on the size of the body.
-        let is_of_host = matches!(refusal.status, 405 | 407 | 421 | 451 | 501)
-            || (refusal.codes.is_empty() && !matches!(refusal.status, 404 | 410 | 413 | 416));
-        let lacks_repository = !self.reads && (refusal.lacks_project() || refusal.has("NAME_UNKNOWN"));
-        let is_shared = refusal.is_full() || refusal.lacks_disk() || is_foreign || is_of_host || lacks_repository;
+        // What a host does not have, does not let be changed, or does not have so much of is a fact about one image. All else that
+        // it answers to the requests of several images in the same words has one cause.
+        let is_of_image = match kind {
+            Kind::NotFound => self.reads && !refusal.web_page,
+            Kind::Exists => true,
+            _ => status == StatusCode::RANGE_NOT_SATISFIABLE,
+        };
         error = error.with_source(refusal);
-        // For every other kind, the same words have a different cause for each image.
-        match kind {
-            Kind::Unauthorized | Kind::Denied | Kind::RateLimited => error.with_shared_cause(),
-            _ if is_passing(status) || is_shared => error.with_shared_cause(),
-            _ => error,
-        }
+        if is_of_image { error } else { error.with_shared_cause() }
     }
 }
 
@@ -379,6 +381,9 @@ fn gateway_hint(status: StatusCode) -> Option<&'static str> {
     Some(match status.as_u16() {
         407 => {
             "a proxy on the way wants a login: put its user name and password into HTTPS_PROXY (`http://USER:PASSWORD@PROXY`)"
+        }
+        410 => {
+            "the registry says that this is gone for good: look for its new address, since a registry may have moved, or name another source"
         }
         451 => "the registry may not serve this for legal reasons: ask its administrator, or name another source",
         495 | 496 => "the server wants a client certificate: give `--cert` and `--key`",

@@ -416,7 +416,9 @@ impl BlobReader {
                 let server = answer.server();
                 let sent = byte_count(length);
                 let message = format!("{action}: {server} sends {sent}{why}, its manifest promises {expected}");
-                Err(Error::new(Kind::Integrity, message).with_hint(hint))
+                let host = authority(&answer.url);
+                let cause = format!("`{host}` sends another length of a blob than its manifest promises{why}");
+                Err(Error::new(Kind::Integrity, message).with_cause(&cause).with_hint(hint))
             }
             _ => Ok(()),
         }
@@ -439,7 +441,7 @@ impl BlobReader {
             self.backoff = Backoff::new(options);
         }
         let size = byte_count(self.descriptor.size);
-        let error = failure.error.context(format!(
+        let error = failure.error.with_shared_cause().context(format!(
             "cannot read blob {} of `{}/{}` after {} of {size}",
             self.descriptor.digest, place.host.name, place.repository, self.at
         ));

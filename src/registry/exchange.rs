@@ -223,7 +223,7 @@ impl Exchange<'_, '_> {
         if again && host.pause(self.backoff, way, self.attempts, None, reason).await {
             return Ok(());
         }
-        let error = failure.error.with_shared_cause();
+        let error = failure.error.or_shared_cause();
         let wrong_address = !reached && self.unconnected >= 2;
         Err(self.in_call(match way {
             Some(way) if call.repeat => host.gave_up(way, call.repository, error, wrong_address).await,

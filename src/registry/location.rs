@@ -5,7 +5,7 @@ use reqwest::Url;
 use super::context::same_origin;
 use super::failure::OUT_OF_REACH_HINT;
 use super::reach::{Reach, Zone};
-use super::redact::{authority, printable, shown};
+use super::redact::{authority, origin, printable, shown};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 
@@ -14,9 +14,15 @@ use crate::image::digest::Digest;
 /// `from` is the address that sent the header, `registry` the root of the registry, `zone` the zone of the sender. The query
 /// is kept unchanged, since it may be signed.
 pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Result<Url> {
-    let refused = |why: String| {
-        Error::new(Kind::Server, format!("`{}` sends an upload to {why}", authority(from)))
+    let refused = |to: &str, why: &str| {
+        let what = format!("`{}` sends an upload to {to}, {why}", authority(from));
+        Error::new(Kind::Server, what)
             .with_hint("a proxy in front of the registry may have to be told the registry's public address")
+    };
+    // The cause has no path, so that it is the same for all images.
+    let unusable = |url: &Url, why: &str| {
+        let cause = format!("`{}` sends uploads to `{}`, {why}", authority(from), origin(url));
+        refused(&shown(url), why).with_cause(&cause)
     };
     let text = text.trim();
     let without_scheme = !text.starts_with('/')
@@ -29,9 +35,12 @@ pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Res
     } else {
         text.to_owned()
     };
-    let mut url = from
-        .join(&text)
-        .map_err(|e| refused(format!("`{}`, which is not an address: {e}", printable(&text, 128))))?;
+    let mut url = from.join(&text).map_err(|e| {
+        refused(
+            &format!("`{}`", printable(&text, 128)),
+            &format!("which is not an address: {e}"),
+        )
+    })?;
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_fragment(None);
@@ -45,12 +54,12 @@ pub(super) fn resolve(text: &str, from: &Url, registry: &Url, zone: Zone) -> Res
             let _ = url.set_port(port);
             tracing::debug!("upload location of {} raised to https", authority(from));
         }
-        "http" => return Err(refused(format!("{}, which is not encrypted", shown(&url)))),
-        _ => return Err(refused(format!("{}, which is not http", shown(&url)))),
+        "http" => return Err(unusable(&url, "which is not encrypted")),
+        _ => return Err(unusable(&url, "which is not http")),
     }
     if !same_origin(&url, registry) && !Reach::From(zone).allows_url(&url) {
-        let why = format!("{}, an address of this machine or of its local link", shown(&url));
-        return Err(refused(why).with_hint(OUT_OF_REACH_HINT));
+        let why = "an address of this machine or of its local link";
+        return Err(unusable(&url, why).with_hint(OUT_OF_REACH_HINT));
     }
     Ok(url)
 }

@@ -22,6 +22,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{MAX_MANIFEST, RawManifest, SAFE_MANIFEST, declared_type};
 use crate::image::media_type::ACCEPT_MANIFESTS;
 use crate::image::reference::Target;
+use crate::text::byte_count;
 
 /// Maximum size in bytes of a blob that is read into memory.
 pub(super) const MAX_SMALL_BLOB: u64 = 16 << 20;
@@ -128,7 +129,7 @@ impl Registry {
             let mut candidates = self.candidates(repository, &descriptor.digest)?;
             let count = candidates.len();
             candidates.rotate_left(wrong % count);
-            let (asked, all) = (candidates[0].to_string(), 0..descriptor.size);
+            let (asked, all) = (candidates[0].clone(), 0..descriptor.size);
             let mut reader = BlobReader::open(candidates, descriptor, all, WithoutRange::Skip).await?;
             let mut all = BytesMut::new();
             while let Some(bytes) = reader.chunk().await? {
@@ -145,7 +146,11 @@ impl Registry {
                     "blob {} of `{asked}` has other bytes: they hash to {actual}",
                     descriptor.digest
                 );
-                return Err(Error::new(Kind::Integrity, what));
+                let cause = format!(
+                    "`{}` sends blobs with other bytes than their digests promise",
+                    asked.host.name
+                );
+                return Err(Error::new(Kind::Integrity, what).with_cause(&cause));
             }
         }
     }
@@ -181,14 +186,58 @@ pub(super) async fn manifest_of(candidate: &Candidate, target: &Target) -> Resul
 }
 
 /// Parses a manifest that came with a `Content-Type`.
-/// If its digest was known before, the bytes are right, and a contradicting `Content-Type` is ignored.
-fn parse_with_content_type(bytes: Bytes, label: Option<&str>, expected: Option<&Digest>) -> Result<RawManifest> {
+/// With `is_proven`, the bytes have the digest that was known or stated, and a contradicting `Content-Type` is ignored.
+fn parse_with_content_type(
+    bytes: &Bytes,
+    label: Option<&str>,
+    expected: Option<&Digest>,
+    is_proven: bool,
+) -> Result<RawManifest> {
     match RawManifest::new(bytes.clone(), label, expected) {
-        Err(error) if error.kind() == Kind::Malformed && expected.is_some() && label.is_some() => {
-            RawManifest::new(bytes, None, expected).map_err(|_| error)
+        Err(error) if error.kind() == Kind::Malformed && is_proven && label.is_some() => {
+            RawManifest::new(bytes.clone(), None, expected).map_err(|_| error)
         }
         result => result,
     }
+}
+
+/// Returns the digest of a body that may have been corrupted in transit, and what is wrong with the body; `None` for a body that
+/// has the promised digest, or that is not cut off if no digest is known.
+fn doubt(bytes: &Bytes, promised: Option<&Digest>) -> Option<(Digest, String)> {
+    let Some(promised) = promised else {
+        return is_cut(bytes).then(|| (Digest::sha256(bytes), "it is cut off".to_owned()));
+    };
+    let actual = promised.same_algorithm(bytes);
+    let why = format!("it hashes to {actual} instead of {promised}");
+    (actual != *promised).then_some((actual, why))
+}
+
+/// Returns whether a body is the start of a JSON object.
+fn is_cut(bytes: &Bytes) -> bool {
+    bytes.starts_with(b"{") && !bytes.trim_ascii_end().ends_with(b"}")
+}
+
+/// Returns the error for a body that is not the manifest. The cause has no digest and no size, so that it is the same for all images.
+fn unusable(host: &str, action: &str, bytes: &Bytes, error: Error) -> Error {
+    const CUT: &str =
+        "the registry, or a proxy or cache in front of it, cuts its answers: run again, or see what is in the way";
+    const OTHER: &str = "the registry, or a proxy or cache in front of it, sends something else than was pushed: have the image \
+         pushed again, or see what is in the way";
+    if is_cut(bytes) {
+        let cause = format!("`{host}` sends manifests that are cut off");
+        let message = format!("{action}: {cause}, here after {}", byte_count(bytes.len() as u64));
+        return Error::new(error.kind(), message).with_cause(&cause).with_hint(CUT);
+    }
+    let cause = match error.kind() {
+        Kind::Integrity => format!("`{host}` sends manifests with other bytes than their digests promise"),
+        Kind::Malformed => {
+            let text = error.full();
+            let why = text.split_once(": ").map_or(text.as_str(), |(_, why)| why);
+            format!("a manifest of `{host}` cannot be used: {why}")
+        }
+        _ => return error.context(action),
+    };
+    error.context(action).with_cause(&cause).or_hint(OTHER)
 }
 
 impl Host {
@@ -297,7 +346,7 @@ impl Host {
                     if backoff.pause(options, None, || failure.error.full()).await {
                         continue;
                     }
-                    return Err(failure.error.context(&call.action));
+                    return Err(failure.error.with_shared_cause().context(&call.action));
                 }
             };
             let expected = match target {
@@ -314,22 +363,25 @@ impl Host {
             };
             // The bytes may be corrupted in transit. By tag, only the registry's header states a digest, which is wrong too
             // often to fail on it: if a second request brings the same bytes, the registry has these bytes.
-            if let Some(promised) = promised {
-                let actual = promised.same_algorithm(&bytes);
-                if actual != *promised && doubted.as_ref() != Some(&actual) {
-                    let error = Error::new(
-                        Kind::Integrity,
-                        format!("{}: it hashes to {actual} instead of {promised}", call.action),
-                    );
-                    let options = &self.context.options;
-                    if !backoff.pause(options, None, || error.to_string()).await {
-                        return Err(error);
-                    }
-                    doubted = Some(actual);
-                    continue;
+            let doubt = doubt(&bytes, promised);
+            if let Some((actual, why)) = &doubt
+                && doubted.as_ref() != Some(actual)
+            {
+                let error = unusable(
+                    &self.name,
+                    &call.action,
+                    &bytes,
+                    Error::new(Kind::Integrity, why.as_str()),
+                );
+                let options = &self.context.options;
+                if !backoff.pause(options, None, || error.to_string()).await {
+                    return Err(error);
                 }
+                doubted = Some(actual.clone());
+                continue;
             }
-            return match parse_with_content_type(bytes, media_type.as_deref(), expected) {
+            let is_proven = promised.is_some() && doubt.is_none();
+            return match parse_with_content_type(&bytes, media_type.as_deref(), expected, is_proven) {
                 // Some proxies send everything as a web page: what is in it counts.
                 Err(_) if is_web_page => Err(web_page(&self.name, &call.action)),
                 Ok(manifest) if expected.is_none() && !manifest.says_what_it_is() => {
@@ -340,7 +392,7 @@ impl Host {
                     self.compare(&manifest, stated.as_ref(), repository, target);
                     Ok((manifest, etag))
                 }
-                Err(error) => Err(error.context(&call.action)),
+                Err(error) => Err(unusable(&self.name, &call.action, &bytes, error)),
             };
         }
     }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Registry;
 use super::answer::{Answer, FULL, web_page};
+use super::breaker::FailureMode;
 use super::call::Call;
 use super::host::Host;
 use super::proof::{Accepted, Fate};
@@ -99,7 +100,8 @@ impl Registry {
             "cannot push manifest `{target}` to `{}/{repository}`: the registry accepted it twice and does not have it",
             self.host.name
         );
-        Err(Error::new(Kind::Server, message).with_hint(LOSES))
+        let cause = format!("`{}` loses manifests that it accepts", self.host.name);
+        Err(Error::new(Kind::Server, message).with_cause(&cause).with_hint(LOSES))
     }
 
     /// Pushes a manifest under a tag in place of the manifest that had this `ETag`.
@@ -219,7 +221,8 @@ impl Host {
             self.name,
             fate.in_words(descriptor.size)
         );
-        Error::new(Kind::Server, message).with_hint(if kept {
+        let cause = format!("`{}` loses blobs that it accepts", self.name);
+        Error::new(Kind::Server, message).with_cause(&cause).with_hint(if kept {
             LOSES
         } else {
             "the registry loses what it accepts, and data from a pipe cannot be sent again: import from a file"
@@ -310,13 +313,15 @@ impl Host {
     ) -> Result<AcceptedManifest> {
         let writer = self.writer(call.repository);
         let _alone = writer.lock().await;
-        let options = &self.context.options;
-        let mut backoff = Backoff::new(options);
+        let mut backoff = Backoff::new(&self.context.options);
         // The bytes were verified before sending: if the registry got other bytes, they were corrupted in transit. They are
         // sent once more, so that the corrupted bytes do not stay under the tag.
         let mut resent_after_corruption = false;
+        let mut attempts = 0;
         loop {
             let begun = Instant::now();
+            attempts += 1;
+            let mut way = None;
             let (error, asked) = match self.exchange(call).await {
                 Ok(answer) if answer.status().is_success() => {
                     match self.accepted(answer, &call.action, manifest, tags).await {
@@ -333,6 +338,7 @@ impl Host {
                     }
                     let asked = retry_after(answer.headers(), SystemTime::now());
                     self.throttled(answer.status(), asked, begun);
+                    way = Some(FailureMode::Status(answer.status()));
                     (answer.into_error(&call.action).await, asked)
                 }
                 Ok(answer) => {
@@ -345,10 +351,13 @@ impl Host {
                     resent_after_corruption = true;
                     (error, None)
                 }
-                Err(error) if error.kind() == Kind::Network => (error, None),
+                Err(error) if error.kind() == Kind::Network => {
+                    way = Some(FailureMode::Broken);
+                    (error, None)
+                }
                 Err(error) => return Err(error),
             };
-            if !backoff.pause(options, asked, || error.full()).await {
+            if !self.pause(&mut backoff, way, attempts, asked, || error.full()).await {
                 return Err(error);
             }
             // The first attempt may have succeeded and only its answer was lost; immutable tags would refuse a second PUT.
@@ -402,33 +411,25 @@ const TOO_LARGE: &str = "the manifest is larger than the registry, or a proxy in
 /// Converts the refusal of a manifest into an error with a hint for the user.
 fn manifest_refused(error: Error, status: StatusCode, manifest: &RawManifest) -> Error {
     let refusal = Refusal::in_error(&error).filter(|refusal| !refusal.is_silent());
-    let Some(refusal) = refusal.cloned() else {
+    let Some(refusal) = refusal else {
         return status_alone(error, status, manifest);
     };
-    let again = |kind, hint: &str| {
-        Error::new(kind, error.to_string())
-            .with_hint(hint)
-            .with_source(refusal.clone())
-    };
-    let shared = |new: Error| match error.shared_cause() {
-        Some(cause) => new.with_cause(cause),
-        None => new,
-    };
+    let again = |kind, hint: &str| error.clone().with_kind(kind).with_hint(hint);
     let text = refusal.to_string().to_ascii_lowercase();
     if refusal.has("TAG_INVALID") || text.contains("immutable") {
-        return again(
-            Kind::Exists,
-            "the registry does not let this tag be changed; choose another tag, or have the rule lifted",
-        );
+        // Without a shared cause: the answer depends on the tag.
+        return Error::new(Kind::Exists, error.to_string())
+            .with_source(refusal.clone())
+            .with_hint("the registry does not let this tag be changed; choose another tag, or have the rule lifted");
     }
     if refusal.is_full() {
-        return shared(again(Kind::Denied, FULL));
+        return again(Kind::Denied, FULL);
     }
     if refusal.has("NAME_UNKNOWN") {
-        return shared(again(
+        return again(
             Kind::NotFound,
             "this registry wants repositories or projects to be created first",
-        ));
+        );
     }
     let index = matches!(manifest.view(), View::Index(_));
     match refusal.status {

@@ -21,7 +21,7 @@ const HARMLESS: [&str; 8] = [
 
 /// Returns a URL for messages and logs.
 pub(super) fn shown(url: &Url) -> String {
-    let mut text = format!("{}://{}", url.scheme(), authority(url));
+    let mut text = origin(url);
     text.push_str(&printable(url.path(), 512));
     let mut separator = '?';
     let mut hidden = false;
@@ -48,6 +48,11 @@ pub(super) fn shown(url: &Url) -> String {
         text.push('…');
     }
     text
+}
+
+/// Returns `SCHEME://HOST[:PORT]` of a URL, which is the same for all images of a host.
+pub(super) fn origin(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), authority(url))
 }
 
 /// Returns `HOST[:PORT]` of a URL, without the scheme's default port.

@@ -3,14 +3,14 @@
 //! which address it may redirect.
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, Url};
 
 use super::answer::Answer;
 use super::context::{Context, Trust, Watch, same_origin};
 use super::failure::{Class, Failure, OUT_OF_REACH_HINT};
 use super::reach::Reach;
-use super::redact::{authority, printable, shown};
+use super::redact::{authority, origin as origin_of, printable, shown};
 use crate::error::{Error, Kind};
 
 /// Maximum number of redirects of one request; more are a loop.
@@ -105,7 +105,7 @@ pub(super) fn is_redirect(status: u16) -> bool {
 pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
     let from = &answer.url;
     let text = answer
-        .header(&LOCATION)
+        .location()
         .ok_or_else(|| refused(format!("`{}` redirects without saying where to", authority(from))))?;
     let mut next = from.join(text).map_err(|e| {
         refused(format!(
@@ -119,27 +119,15 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
     let _ = next.set_password(None);
     next.set_fragment(None);
     if !matches!(next.scheme(), "http" | "https") {
-        return Err(refused(format!(
-            "{} redirects to {}, which is not http",
-            shown(from),
-            shown(&next)
-        )));
+        return Err(unusable(from, &next, "which is not http"));
     }
     if from.scheme() == "https" && next.scheme() == "http" {
-        let mut failure = refused(format!(
-            "{} redirects to {}, which gives up encryption",
-            shown(from),
-            shown(&next)
-        ));
+        let mut failure = unusable(from, &next, "which gives up encryption");
         failure.error = failure.error.with_hint(REDIRECTS);
         return Err(failure);
     }
     if !same_origin(&next, origin) && !Reach::From(answer.zone()).allows_url(&next) {
-        let mut failure = refused(format!(
-            "{} redirects to {}, an address of this machine or of its local link",
-            shown(from),
-            shown(&next)
-        ));
+        let mut failure = unusable(from, &next, "an address of this machine or of its local link");
         failure.error = failure.error.with_hint(OUT_OF_REACH_HINT);
         return Err(failure);
     }
@@ -153,6 +141,14 @@ fn led_away(mut failure: Failure, origin: &Url) -> Failure {
         .error
         .context(format!("`{}` redirects to another server", authority(origin)))
         .or_hint(REDIRECTS);
+    failure
+}
+
+/// Returns the failure for a redirect that is not followed. Its cause has no paths, so that it is the same for all images.
+fn unusable(from: &Url, to: &Url, why: &str) -> Failure {
+    let mut failure = refused(format!("{} redirects to {}, {why}", shown(from), shown(to)));
+    let cause = format!("`{}` redirects to `{}`, {why}", origin_of(from), origin_of(to));
+    failure.error = failure.error.with_cause(&cause);
     failure
 }
 

@@ -47,6 +47,7 @@ mod sparse_files;
 mod special_files;
 mod tags_at_once;
 mod terminal;
+mod told_once;
 mod two_meanings;
 mod unread_pipes;
 mod verify;

@@ -1,8 +1,6 @@
 //! Sending of a blob's bytes into a session, by one strategy.
 
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
-};
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Body, Method, StatusCode};
 use tokio::time::Instant;
 
@@ -95,7 +93,7 @@ impl<'a> Sender<'a> {
                 let what = format!("the registry has {} after {end} were sent", byte_count(kept));
                 return Err(Setback::Corrupt(Error::new(Kind::Server, what)));
             }
-            if answer.header(&LOCATION).is_some() {
+            if answer.location().is_some() {
                 *session = Session::from_answer(target.host, &answer)?;
                 session.save(target);
             }
@@ -211,13 +209,9 @@ impl<'a> Sender<'a> {
                 _ => return Err(Setback::from_refusal(target, answer, end - start, begun).await),
             }
         }
-        Err(Setback::Final(Error::new(
-            Kind::Server,
-            format!(
-                "the registry redirects the upload again and again, at last to {}",
-                shown(&url)
-            ),
-        )))
+        let what = format!("`{}` redirects the upload again and again", host.name);
+        let error = Error::new(Kind::Server, format!("{what}, at last to {}", shown(&url)));
+        Err(Setback::Final(error.with_cause(&what)))
     }
 }
 

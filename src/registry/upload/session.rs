@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{LOCATION, RANGE};
+use reqwest::header::RANGE;
 use reqwest::{Method, StatusCode, Url};
 use tokio::time::Instant;
 
@@ -48,7 +48,7 @@ impl Session {
 
     /// Creates the session that an answer opens or continues, with offset 0.
     pub(in crate::registry) fn from_answer(host: &Host, answer: &Answer) -> Result<Self> {
-        let text = answer.header(&LOCATION).ok_or_else(|| {
+        let text = answer.location().ok_or_else(|| {
             Error::new(
                 Kind::Server,
                 format!("`{}` accepts an upload without saying where it goes on", host.name),
@@ -165,7 +165,7 @@ impl Session {
             return Ok(None);
         }
         let stated = content_range::parse_session(answer.header(&RANGE));
-        let mut session = match answer.header(&LOCATION) {
+        let mut session = match answer.location() {
             Some(_) => Self::from_answer(target.host, &answer)?,
             None => Self::new(self.url, 0, self.provenance),
         };

@@ -11,7 +11,7 @@ use crate::registry::call::Call;
 use crate::registry::context::same_origin;
 use crate::registry::host::Host;
 use crate::registry::proof;
-use crate::registry::redact::{authority, shown};
+use crate::registry::redact::{origin, shown};
 use crate::registry::redirect;
 use crate::registry::scope::Scope;
 use crate::registry::types::Presence;
@@ -94,31 +94,32 @@ impl<'a> BlobTarget<'a> {
         if same_origin(url, &base) {
             return error;
         }
-        let address = format!("{}://{}", url.scheme(), authority(url));
         error.with_hint(format!(
-            "the registry sends uploads to `{address}`: have it told the address by which it is reached from here \
+            "the registry sends uploads to `{}`: have it told the address by which it is reached from here \
              (distribution: `http: relativeurls: true` or `http: host`; a proxy in front of it: the headers `Host` and \
-             `X-Forwarded-Proto`)"
+             `X-Forwarded-Proto`)",
+            origin(url)
         ))
     }
 
     /// Returns the error for a redirect that an upload does not follow.
     pub(super) fn redirected(&self, answer: &Answer) -> Error {
-        let target = redirect::target(answer, &self.host.base());
-        let target = target.map_or_else(|failure| failure.error.to_string(), |url| shown(&url));
-        let status = answer.status().as_u16();
-        Error::new(
-            Kind::Server,
-            format!("the registry redirects the upload ({status}) to {target}"),
-        )
-        .with_hint("name the registry by the address that it redirects to")
+        let url = match redirect::target(answer, &self.host.base()) {
+            Ok(url) => url,
+            Err(failure) => return failure.error.or_shared_cause(),
+        };
+        let (host, status) = (&self.host.name, answer.status().as_u16());
+        let what = format!("`{host}` redirects the upload ({status}) to {}", shown(&url));
+        Error::new(Kind::Server, what)
+            .with_cause(&format!("`{host}` redirects uploads ({status}) to `{}`", origin(&url)))
+            .with_hint("name the registry by the address that it redirects to")
     }
 
     /// Returns the error for an upload that ended with another status than 201, where the registry does not say what it has.
     pub(super) fn unconfirmed(&self, status: StatusCode) -> Error {
         let (host, status) = (&self.host.name, status.as_u16());
         let what = format!("`{host}` answered {status} in place of 201, and does not say whether it has the blob");
-        Error::new(Kind::Server, what).with_hint(
+        Error::new(Kind::Server, what).with_shared_cause().with_hint(
             "run the same command again, which looks for the blob first; if that does not help, ask the administrator of the registry \
              why it does not answer HEAD requests for blobs (`-vv` shows the answers)",
         )
