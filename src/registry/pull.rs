@@ -367,15 +367,10 @@ impl Host {
             if let Some((actual, why)) = &doubt
                 && doubted.as_ref() != Some(actual)
             {
-                let error = unusable(
-                    &self.name,
-                    &call.action,
-                    &bytes,
-                    Error::new(Kind::Integrity, why.as_str()),
-                );
                 let options = &self.context.options;
-                if !backoff.pause(options, None, || error.to_string()).await {
-                    return Err(error);
+                if !backoff.pause(options, None, || format!("{}: {why}", call.action)).await {
+                    let error = Error::new(Kind::Integrity, why.as_str());
+                    return Err(unusable(&self.name, &call.action, &bytes, error));
                 }
                 doubted = Some(actual.clone());
                 continue;
