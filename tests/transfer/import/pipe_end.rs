@@ -108,7 +108,8 @@ fn an_image_that_lacks_something_for_it_says_it_once() {
 #[test]
 fn a_missing_end_alone_is_no_fault() {
     let (cli, target) = (cli(), Double::new());
-    std::fs::write(cli.path("b"), open_ended(&cli)).unwrap();
+    let mut bytes = open_ended(&cli);
+    std::fs::write(cli.path("b"), &bytes).unwrap();
     for _ in 0..2 {
         // As with a file.
         let said = pipe(&cli, "b", &target, &["--report", "r.json"]).expect_code(0);
@@ -118,4 +119,18 @@ fn a_missing_end_alone_is_no_fault() {
     }
     cli.succeed(&["import", "b", "-d", &target.host()])
         .says(&["lacks the blocks that mark its end"]);
+    // It is sound for `verify` as well; without its last blob it is neither sound nor imported.
+    let sound = cli
+        .succeed(&["verify", "b"])
+        .says(&["lacks the blocks that mark its end"]);
+    assert!(
+        sound.stdout.contains("SOUND: ") && sound.stdout.contains("1 warning"),
+        "{}",
+        sound.everything()
+    );
+    bytes.truncate(bytes.len() - 1536);
+    std::fs::write(cli.path("b"), bytes).unwrap();
+    for arguments in [&["verify", "b"][..], &["import", "b", "-d", &Double::new().host()]] {
+        cli.run(arguments).expect_code(5);
+    }
 }
