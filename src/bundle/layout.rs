@@ -71,8 +71,6 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|e| Error::new(Kind::Malformed, "cannot write JSON").with_source(e))?;
     bytes.push(b'\n');
-    // The plan keeps the document until it is written.
-    bytes.shrink_to_fit();
     Ok(bytes)
 }
 

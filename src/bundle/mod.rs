@@ -5,6 +5,7 @@
 mod durable;
 pub(crate) mod file_system;
 pub(crate) mod finished;
+mod front;
 pub(crate) mod journal;
 pub(crate) mod layout;
 pub(crate) mod partial;

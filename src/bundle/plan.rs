@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::front::Front;
 use super::ranges::Ranges;
 use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record, ReferrerRecord};
 use super::{layout, tar_header};
@@ -27,47 +28,12 @@ pub(crate) const TRAILER: u64 = 1024;
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Members before the first blob.
-    /// The bytes of manifests are shared with the trees, not copied.
-    front: Vec<Member>,
+    front: Front,
     front_len: u64,
     blobs: Vec<BlobSlot>,
     total: u64,
     warnings: Vec<String>,
 }
-
-/// A member of the front, with its content in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Member {
-    name: MemberName,
-    content: Bytes,
-}
-
-/// Name of a member.
-/// A manifest's name is kept as its digest, which takes less memory than its path.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum MemberName {
-    File(&'static str),
-    Blob(Digest),
-}
-
-impl Member {
-    fn header(&self) -> Result<Vec<u8>> {
-        let size = self.content.len() as u64;
-        match &self.name {
-            MemberName::File(name) => tar_header::member(name, size),
-            MemberName::Blob(digest) => tar_header::member(&layout::blob_path(digest), size),
-        }
-    }
-
-    /// Size of header, content and padding in bytes.
-    fn len(&self) -> Result<u64> {
-        let size = self.content.len() as u64;
-        Ok(self.header()?.len() as u64 + size + tar_header::padding(size))
-    }
-}
-
-/// Approximate size of a piece of the front in bytes.
-const PIECE: usize = 256 << 10;
 
 /// The slot of one blob: its header blocks, its bytes, and zeros up to the next block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,20 +81,14 @@ impl Plan {
     /// would be too large to read again.
     pub fn new(trees: &[ImageTree], extras: &Extras) -> Result<Self> {
         let trees = sorted(trees)?;
-        let file = |name, content| Member {
-            name: MemberName::File(name),
-            content,
-        };
         let index = layout::index_json(&trees)?;
         let index_checksum = Digest::sha256(&index);
-        let mut front = vec![
-            file(layout::FIRST_MEMBER, Bytes::from_static(layout::FIRST_CONTENT)),
-            file("index.json", index.into()),
-        ];
+        let mut front = begin_front(&index)?;
+        drop(index);
         let mut warnings = Vec::new();
         if extras.docker_manifest {
             match layout::manifest_json(&trees)? {
-                Some(Ok(bytes)) => front.push(file("manifest.json", bytes.into())),
+                Some(Ok(text)) => front.add_document("manifest.json", &text)?,
                 Some(Err(why)) => warnings.push(why),
                 None => {}
             }
@@ -156,15 +116,12 @@ impl Plan {
             )
             .with_hint("export the images into several bundles, or fewer platforms of them (`--platform`)"));
         }
-        front.push(file(record::MEMBER, record.into()));
+        front.add_document(record::MEMBER, &record)?;
+        drop(record);
 
         let mut manifests: Vec<&Arc<RawManifest>> = trees.iter().flat_map(|tree| tree.manifests()).collect();
         manifests.sort_by(|a, b| a.digest().cmp(b.digest()));
         manifests.dedup_by(|a, b| a.digest() == b.digest());
-        front.extend(manifests.iter().map(|manifest| Member {
-            name: MemberName::Blob(manifest.digest().clone()),
-            content: manifest.bytes().clone(),
-        }));
 
         // A manifest that another manifest names as a layer is already in the front.
         let is_manifest = |digest: &Digest| {
@@ -174,6 +131,7 @@ impl Plan {
         };
         let mut blobs = blobs_in_order(&trees)?;
         blobs.retain(|blob| !is_manifest(&blob.digest));
+        front.add_manifests(manifests.into_iter());
         Self::lay_out(front, blobs, warnings)
     }
 
@@ -183,26 +141,13 @@ impl Plan {
     /// [`Kind::Malformed`] if the sizes overflow.
     pub(crate) fn from_blobs(mut blobs: Vec<Descriptor>) -> Result<Self> {
         blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
-        let index = layout::index_json(&[])?;
-        let front = vec![
-            Member {
-                name: MemberName::File(layout::FIRST_MEMBER),
-                content: Bytes::from_static(layout::FIRST_CONTENT),
-            },
-            Member {
-                name: MemberName::File("index.json"),
-                content: index.into(),
-            },
-        ];
+        let front = begin_front(&layout::index_json(&[])?)?;
         Self::lay_out(front, blobs, Vec::new())
     }
 
     /// Assigns a slot after the front to each blob.
-    fn lay_out(front: Vec<Member>, all: Vec<Descriptor>, warnings: Vec<String>) -> Result<Self> {
-        let mut front_len = 0;
-        for member in &front {
-            front_len += member.len()?;
-        }
+    fn lay_out(front: Front, all: Vec<Descriptor>, warnings: Vec<String>) -> Result<Self> {
+        let front_len = front.len()?;
         let mut offset = front_len;
         let too_large = || {
             Error::new(
@@ -246,40 +191,14 @@ impl Plan {
     /// Everything before the first blob:
     /// the documents of the layout and all manifests, with their headers.
     ///
-    /// Returns an iterator that builds one piece at a time: together the pieces may have many megabytes. A large document is
-    /// a piece of its own, which is not copied.
+    /// Returns an iterator that builds one piece of some 256 KiB at a time: together the pieces may have many megabytes.
     pub fn front(&self) -> impl Iterator<Item = Result<Bytes>> + '_ {
-        let mut members = self.front.iter();
-        let mut large: Option<&Bytes> = None;
-        let mut padding = 0;
-        std::iter::from_fn(move || {
-            if let Some(content) = large.take() {
-                padding = padding_of(content);
-                return Some(Ok(content.clone()));
-            }
-            let mut piece = vec![0; std::mem::take(&mut padding)];
-            while piece.len() < PIECE
-                && large.is_none()
-                && let Some(member) = members.next()
-            {
-                match member.header() {
-                    Ok(header) => piece.extend(header),
-                    Err(error) => return Some(Err(error)),
-                }
-                if member.content.len() < PIECE {
-                    piece.extend_from_slice(&member.content);
-                    piece.resize(piece.len() + padding_of(&member.content), 0);
-                } else {
-                    large = Some(&member.content);
-                }
-            }
-            (!piece.is_empty()).then(|| Ok(piece.into()))
-        })
+        self.front.pieces()
     }
 
     /// Frees the memory of the front once it is written: [`front`](Self::front) is empty from then on.
     pub(crate) fn drop_front(&mut self) {
-        self.front = Vec::new();
+        self.front = Front::default();
     }
 
     /// Size of the front in bytes.
@@ -319,9 +238,12 @@ impl Plan {
     }
 }
 
-/// Returns the number of zero bytes after the content of a member, less than a block.
-fn padding_of(content: &Bytes) -> usize {
-    tar_header::padding(content.len() as u64) as usize
+/// Returns a front with the first documents of each bundle.
+fn begin_front(index: &[u8]) -> Result<Front> {
+    let mut front = Front::default();
+    front.add_document(layout::FIRST_MEMBER, layout::FIRST_CONTENT)?;
+    front.add_document("index.json", index)?;
+    Ok(front)
 }
 
 /// Sorts the images by their names in the bundle; an image that was requested twice appears once.
