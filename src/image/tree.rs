@@ -79,6 +79,14 @@ pub(crate) const MAX_NODES: usize = 10_000;
 /// thousands of such images still fits a file offset (`i64`).
 pub(crate) const MAX_TOTAL: u64 = 256 << 40;
 
+/// Returns a list that its clones share. Empty lists, of which a run has several for each image, take no memory.
+pub(crate) fn shared<T>(list: Vec<T>) -> Arc<[T]> {
+    match list.is_empty() {
+        true => Arc::default(),
+        false => list.into(),
+    }
+}
+
 /// A root manifest with all available manifests below it.
 #[derive(Debug, Clone)]
 pub struct Variant {
@@ -94,7 +102,7 @@ impl Variant {
     pub fn new(root: Arc<RawManifest>, mut below: Vec<Arc<RawManifest>>) -> Self {
         let mut seen = HashSet::new();
         below.retain(|manifest| seen.insert(manifest.digest().clone()));
-        let below = below.into();
+        let below = shared(below);
         Self { root, below }
     }
 

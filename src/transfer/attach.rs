@@ -12,7 +12,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::View;
 use crate::image::platform::PlatformFilter;
 use crate::image::referrer::{artifact_type, parse_tag_beside, subject};
-use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, is_attached};
+use crate::image::tree::{Attachment, ImageTree, LeftOut, Lookup, Variant, is_attached, shared};
 
 /// Finds the attachments of the images of a bundle.
 pub(super) struct Attacher<'a> {
@@ -187,8 +187,8 @@ impl<'a> Attacher<'a> {
             check_required(unlisted.first().or(lost), !attachments.is_empty())?;
         }
         left_out.extend(unlisted);
-        tree.attachments = attachments.into();
-        tree.left_out_referrers = left_out.into();
+        tree.attachments = shared(attachments);
+        tree.left_out_referrers = shared(left_out);
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use crate::image::digest::Digest;
 use crate::image::manifest::{Entry, RawManifest, View};
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::select::{Graph, SelectResult, Selection, select};
-use crate::image::tree::{Choice, ImageTree, IndexMode, Variant};
+use crate::image::tree::{Choice, ImageTree, IndexMode, Variant, shared};
 
 /// Builds the tree of an image.
 pub(super) fn image_tree(store: &Store, image: &BundledImage) -> Result<ImageTree> {
@@ -147,9 +147,9 @@ fn filtered_tree(walk: &mut Walk<'_>, image: &BundledImage, record: &ImageRecord
             _ => Choice::Filtered,
         },
         filtered: selection.filtered,
-        kept: selection.kept.into(),
-        dropped: selection.dropped.into(),
-        left_out: walk.take_left_out().into(),
+        kept: shared(selection.kept),
+        dropped: shared(selection.dropped),
+        left_out: shared(walk.take_left_out()),
         configs: std::mem::take(&mut walk.configs),
         ..ImageTree::new(image.name.clone(), selection.original)
     }
@@ -209,15 +209,15 @@ fn plain(walk: &mut Walk<'_>, image: &BundledImage) -> Result<ImageTree> {
     }
     let mut tree = ImageTree {
         filtered: selection.filtered,
-        kept: selection.kept.into(),
-        dropped: selection.dropped.into(),
+        kept: shared(selection.kept),
+        dropped: shared(selection.dropped),
         configs: std::mem::take(&mut walk.configs),
         ..ImageTree::new(image.name.clone(), selection.original)
     };
     // Blobs of a dropped platform are not listed as left out: the whole platform is absent.
     let named: HashSet<Digest> = tree.blobs().into_iter().map(|blob| blob.descriptor.digest).collect();
     let left_out = walk.take_left_out().into_iter();
-    tree.left_out = left_out.filter(|left_out| named.contains(&left_out.digest)).collect();
+    tree.left_out = shared(left_out.filter(|left_out| named.contains(&left_out.digest)).collect());
     tree.choose(IndexMode::Auto);
     Ok(tree)
 }

@@ -28,7 +28,7 @@ use crate::image::manifest::RawManifest;
 use crate::image::platform::{Platform, PlatformFilter};
 use crate::image::reference::{Reference, Target};
 use crate::image::select::{Graph, Need, SelectResult, Selection, select};
-use crate::image::tree::{ATTESTATION, INDEX, ImageTree, PlatformRecord};
+use crate::image::tree::{ATTESTATION, INDEX, ImageTree, PlatformRecord, shared};
 use crate::inventory::locked_image::LockedImage;
 use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
@@ -275,8 +275,8 @@ impl Resolver {
         }
         let mut tree = ImageTree {
             filtered: selection.filtered,
-            kept: selection.kept.into(),
-            dropped: selection.dropped.into(),
+            kept: shared(selection.kept),
+            dropped: shared(selection.dropped),
             configs,
             ..ImageTree::new(reference.clone(), selection.original)
         };
@@ -288,15 +288,15 @@ impl Resolver {
         match locked {
             Some(locked) => {
                 let attachments = self.discovery.attach_locked(&self.fetcher, &repository, locked).await?;
-                tree.attachments = attachments.into();
+                tree.attachments = shared(attachments);
                 wanted::pin(&mut tree, locked)?;
             }
             None => {
                 let found = self.discovery.discover(&self.fetcher, &repository, &tree).await?;
-                tree.attachments = found.attachments.into();
-                tree.left_out_referrers = found.left_out.into();
+                tree.attachments = shared(found.attachments);
+                tree.left_out_referrers = shared(found.left_out);
                 tree.lacks_referrers = found.is_loss;
-                tree.left_out = self.fetcher.left_out(&repository, &tree).await?.into();
+                tree.left_out = shared(self.fetcher.left_out(&repository, &tree).await?);
                 if self.wanted.referrers.is_required() {
                     check_pushed_referrers(&tree)?;
                 }
