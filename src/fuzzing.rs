@@ -69,7 +69,7 @@ pub fn manifest(data: &[u8]) {
         2 => Some(media_type::OCI_MANIFEST),
         _ => Some("text/plain; charset=utf-8"),
     };
-    let Ok(manifest) = RawManifest::new(Bytes::copy_from_slice(text), declared, None) else {
+    let Ok(manifest) = RawManifest::new(Bytes::copy_from_slice(text), declared, None).map(Arc::new) else {
         return;
     };
     assert_eq!(manifest.bytes(), text, "bytes are kept as they came");
@@ -85,7 +85,7 @@ pub fn manifest(data: &[u8]) {
         for replaced in [None, keep.iter().position(|kept| *kept)] {
             filtered(&manifest, &keep, replaced);
         }
-        select_without_children(Arc::new(manifest.clone()), &filter);
+        select_without_children(manifest.clone(), &filter);
     }
 }
 

@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -72,13 +71,12 @@ pub(crate) mod annotation {
 }
 
 /// A manifest or index: its exact bytes, verified against their digest, and the parsed view.
-#[derive(Clone)]
 pub struct RawManifest {
     descriptor: Descriptor,
     bytes: Bytes,
     view: View,
     /// Memory taken from the budget for this manifest, if counted.
-    held: Option<Arc<Held>>,
+    held: Option<Held>,
 }
 
 /// The parsed content of a manifest.
@@ -183,7 +181,7 @@ impl RawManifest {
 
     /// Attaches the memory that was taken from the budget for this manifest; dropping the manifest gives the memory back.
     pub(crate) fn holding(mut self, held: Held) -> Self {
-        self.held = Some(Arc::new(held));
+        self.held = Some(held);
         self
     }
 

@@ -3,6 +3,7 @@
 //! Repositories and tags follow the grammar of the OCI distribution-spec, "Pulling manifests". The rule that distinguishes a
 //! host from a path component, and the `library/` of Docker Hub, follow the Docker command line.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -32,16 +33,37 @@ const MAX_NAME: usize = 255;
 /// assert_eq!(parse("area51/jenkins"), "docker.io/area51/jenkins:latest");
 /// assert_eq!(parse("localhost:5000/x"), "localhost:5000/x:latest");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference(Arc<Parts>);
 
-/// Parts of a reference, which its clones share: a run keeps each reference in several lists.
-#[derive(Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Parts of a reference, which its clones share: a run keeps each reference in several lists. The texts have one allocation,
+/// since a run has very many references.
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Parts {
-    host: String,
-    repository: String,
-    tag: Option<String>,
+    /// `HOST/REPOSITORY`, or `HOST/REPOSITORY:TAG`.
+    text: Box<str>,
+    /// Length of the host in bytes.
+    host: u16,
+    /// Length of `HOST/REPOSITORY` in bytes.
+    name: u16,
     digest: Option<Digest>,
+}
+
+impl Ord for Reference {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.host(), self.repository(), self.tag(), self.digest()).cmp(&(
+            other.host(),
+            other.repository(),
+            other.tag(),
+            other.digest(),
+        ))
+    }
+}
+
+impl PartialOrd for Reference {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Reference {
@@ -52,37 +74,39 @@ impl Reference {
         if let Some(tag) = tag {
             check_tag(tag)?;
         }
-        if host.len() + 1 + repository.len() > MAX_NAME {
+        let name = host.len() + 1 + repository.len();
+        if name > MAX_NAME {
             return Err(invalid(
                 &format!("{host}/{repository}"),
                 "host and repository have more than 255 characters",
             ));
         }
-        let tag = match (tag, &digest) {
-            (None, None) => Some("latest".to_owned()),
-            (tag, _) => tag.map(str::to_owned),
+        let tag = tag.or(digest.is_none().then_some("latest"));
+        let text = match tag {
+            Some(tag) => format!("{host}/{repository}:{tag}"),
+            None => format!("{host}/{repository}"),
         };
         Ok(Self(Arc::new(Parts {
-            host,
-            repository: repository.to_owned(),
-            tag,
+            text: text.into(),
+            host: host.len() as u16,
+            name: name as u16,
             digest,
         })))
     }
 
     /// Returns the host as `HOST[:PORT]`; `docker.io` for Docker Hub.
     pub fn host(&self) -> &str {
-        &self.0.host
+        &self.0.text[..usize::from(self.0.host)]
     }
 
     /// Returns the repository on the host, such as `library/hello-world`.
     pub fn repository(&self) -> &str {
-        &self.0.repository
+        &self.0.text[usize::from(self.0.host) + 1..usize::from(self.0.name)]
     }
 
     /// Returns the tag, if there is one.
     pub fn tag(&self) -> Option<&str> {
-        self.0.tag.as_deref()
+        self.0.text[usize::from(self.0.name)..].strip_prefix(':')
     }
 
     /// Returns the digest that the reference is pinned to, if there is one.
@@ -92,30 +116,26 @@ impl Reference {
 
     /// Returns what to request from a registry: the digest if there is one, else the tag.
     pub fn target(&self) -> Target {
-        match (&self.0.digest, &self.0.tag) {
-            (Some(digest), _) => Target::Digest(digest.clone()),
-            (None, Some(tag)) => Target::Tag(tag.clone()),
-            (None, None) => Target::Tag("latest".to_owned()),
+        match self.digest() {
+            Some(digest) => Target::Digest(digest.clone()),
+            None => Target::Tag(self.tag().unwrap_or("latest").to_owned()),
         }
     }
 
     /// Returns `HOST/REPOSITORY`, without tag and digest.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.0.host, self.0.repository)
+        self.0.text[..usize::from(self.0.name)].to_owned()
     }
 
     /// Returns `HOST/REPOSITORY@DIGEST` with this digest and without the tag.
     pub fn pinned(&self, digest: &Digest) -> String {
-        format!("{}/{}@{digest}", self.0.host, self.0.repository)
+        format!("{}@{digest}", self.name())
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.0.host, self.0.repository)?;
-        if let Some(tag) = &self.0.tag {
-            write!(f, ":{tag}")?;
-        }
+        f.write_str(&self.0.text)?;
         if let Some(digest) = &self.0.digest {
             write!(f, "@{digest}")?;
         }
