@@ -4,8 +4,8 @@
 //! a host refuses the request or breaks the connection. The reader does not hash the bytes, so it cannot detect wrong
 //! bytes: the caller hashes them, counts the wrong reads of each blob, and passes that number when it opens the blob again.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,13 +19,15 @@ use crate::image::tree::ImageTree;
 use crate::progress::InFlight;
 use crate::registry::{BlobReader, Candidate, Presence, Registries, Registry, WithoutRange};
 
-/// The source repositories of each blob, in the order in which the images were requested.
+/// The source repositories of each blob, in the order in which the images were requested. A run has very many blobs, most of
+/// them with one source, so that lists of numbers take the place of a map.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     repositories: Vec<Repository>,
-    /// Positions in `repositories`, by blob. A run has very many blobs, most of them with one source, so that a number takes
-    /// the place of each repository.
-    of_blob: HashMap<Digest, Vec<u32>>,
+    /// Blobs in the order of their digests, each with the end of its part of `positions`.
+    blobs: Vec<(Digest, u32)>,
+    /// Positions in `repositories`, blob after blob.
+    positions: Vec<u32>,
 }
 
 /// A repository at a registry.
@@ -56,20 +58,33 @@ impl Sources {
     pub(crate) fn new<'a>(trees: impl IntoIterator<Item = &'a ImageTree>, registries: &Registries) -> Result<Self> {
         let mut sources = Self::default();
         let mut positions: HashMap<(&str, &str), u32> = HashMap::new();
+        let mut named: Vec<(&Digest, u32)> = Vec::new();
         for tree in trees {
             let position = match positions.entry((tree.source.host(), tree.source.repository())) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(new) => *new.insert(sources.add(Repository::new(&tree.source, registries)?)),
             };
-            for (blob, _) in tree.named_blobs() {
-                match sources.of_blob.entry(blob.digest.clone()) {
-                    Entry::Vacant(new) => drop(new.insert(vec![position])),
-                    Entry::Occupied(known) if known.get().contains(&position) => {}
-                    Entry::Occupied(mut known) => known.get_mut().push(position),
+            named.extend(tree.named_blobs().into_iter().map(|(blob, _)| (&blob.digest, position)));
+        }
+        sources.add_blobs(named);
+        Ok(sources)
+    }
+
+    /// Adds blobs with the position of one of their repositories each, in the order in which the images were requested.
+    fn add_blobs(&mut self, mut named: Vec<(&Digest, u32)>) {
+        // The sort is stable: the repositories of a blob keep their order.
+        named.sort_by_key(|(digest, _)| *digest);
+        for blob in named.chunk_by(|(a, _), (b, _)| a == b) {
+            let first = self.positions.len();
+            for (_, position) in blob {
+                if !self.positions[first..].contains(position) {
+                    self.positions.push(*position);
                 }
             }
+            self.blobs.push((blob[0].0.clone(), self.positions.len() as u32));
         }
-        Ok(sources)
+        self.blobs.shrink_to_fit();
+        self.positions.shrink_to_fit();
     }
 
     /// Adds a repository and returns its position.
@@ -81,17 +96,27 @@ impl Sources {
     /// Builds the sources of blobs whose repository is already known, with one repository for each blob.
     pub(super) fn from_blobs(blobs: impl IntoIterator<Item = (Digest, Repository)>) -> Self {
         let mut sources = Self::default();
-        for (digest, repository) in blobs {
-            let position = sources.add(repository);
-            sources.of_blob.insert(digest, vec![position]);
-        }
+        let blobs: BTreeMap<Digest, u32> = blobs
+            .into_iter()
+            .map(|(digest, repository)| (digest, sources.add(repository)))
+            .collect();
+        sources.add_blobs(blobs.iter().map(|(digest, position)| (digest, *position)).collect());
         sources
+    }
+
+    /// Returns the positions of the repositories of a blob.
+    fn positions(&self, digest: &Digest) -> &[u32] {
+        let Ok(number) = self.blobs.binary_search_by(|(blob, _)| blob.cmp(digest)) else {
+            return &[];
+        };
+        let start = number.checked_sub(1).map_or(0, |before| self.blobs[before].1);
+        &self.positions[start as usize..self.blobs[number].1 as usize]
     }
 
     /// Returns the repositories of a blob.
     fn repositories(&self, digest: &Digest) -> impl Iterator<Item = &Repository> {
-        let positions = self.of_blob.get(digest).map_or(&[][..], Vec::as_slice);
-        positions.iter().map(|position| &self.repositories[*position as usize])
+        let positions = self.positions(digest).iter();
+        positions.map(|position| &self.repositories[*position as usize])
     }
 
     /// Returns the candidates for a blob, mirrors included. The list is rotated by `wrong_reads`, the number of earlier reads
@@ -198,5 +223,28 @@ impl SourceReader {
             let _ = self.reader.chunk().await;
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_repositories_of_a_blob_keep_the_order_of_the_images() {
+        let [shared, own, other] = [&b"shared"[..], b"own", b"other"].map(Digest::sha256);
+        let mut sources = Sources::default();
+        sources.add_blobs(vec![
+            (&own, 0),
+            (&shared, 2),
+            (&own, 0),
+            (&shared, 1),
+            (&shared, 2),
+            (&other, 1),
+        ]);
+        assert_eq!(sources.positions(&shared), [2, 1]);
+        assert_eq!(sources.positions(&own), [0]);
+        assert_eq!(sources.positions(&other), [1]);
+        assert_eq!(sources.positions(&Digest::sha256(b"of no image")), [0; 0]);
     }
 }

@@ -83,6 +83,9 @@ impl Resolved {
     /// Moves the images that need a failed blob from `trees` to `failed`.
     /// Returns whether any image was moved.
     pub(super) fn drop_failed(&mut self, failures: &Failures) -> bool {
+        if failures.is_empty() {
+            return false;
+        }
         let before = self.trees.len();
         let trees = std::mem::take(&mut self.trees);
         for tree in trees {

@@ -38,12 +38,11 @@ impl Headers {
             .pins
             .iter()
             .map(|(name, digest)| (name.to_string(), digest.clone()));
-        let mut pins: BTreeMap<String, Digest> = kept.collect();
         let found = trees
             .iter()
             .map(|tree| (tree.source.to_string(), tree.original.root.digest().clone()));
-        pins.extend(found);
-        let pins = Arc::new(pins);
+        // Collected at once, which fills the nodes of the map.
+        let pins: Arc<BTreeMap<String, Digest>> = Arc::new(kept.chain(found).collect());
         let header = |front, types| {
             let mut header = Header::new(request.clone(), summary.clone(), front, pins.clone());
             header.types = types;
