@@ -1,6 +1,7 @@
 //! Fetches manifests and configs. Each digest is fetched once, however many images share it.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -30,10 +31,18 @@ pub(super) struct Fetcher {
     jobs: usize,
     /// Memory budget of the run; everything kept in this cache counts against it.
     budget: Budget,
-    manifests: Mutex<HashMap<Digest, Arc<OnceCell<Arc<RawManifest>>>>>,
+    manifests: Mutex<HashMap<Digest, Known>>,
     configs: Mutex<HashMap<Digest, Arc<OnceCell<KnownConfig>>>>,
-    /// Digests of the blobs of all resolved images.
-    blobs: Mutex<HashSet<Digest>>,
+    /// Hashes of the digests of the blobs of all resolved images, which take less memory than the digests.
+    blobs: Mutex<HashSet<u64>>,
+    hasher: RandomState,
+}
+
+/// A manifest in the cache, or the cell of its request, which takes much more memory.
+#[derive(Debug)]
+enum Known {
+    Here(Arc<RawManifest>),
+    Requested(Arc<OnceCell<Arc<RawManifest>>>),
 }
 
 /// Estimated memory of one blob during a run, at its source and at its destination, in bytes.
@@ -60,6 +69,7 @@ impl Fetcher {
             manifests: Mutex::default(),
             configs: Mutex::default(),
             blobs: Mutex::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -86,8 +96,9 @@ impl Fetcher {
     /// [`Kind::TooLarge`] if the budget has too little memory left.
     pub(super) fn count_tree(&self, tree: &ImageTree) -> Result<()> {
         let mut known = self.blobs.lock();
-        let blobs = tree.blobs().into_iter().map(|blob| blob.descriptor.digest);
-        let new: Vec<Digest> = blobs.filter(|digest| !known.contains(digest)).collect();
+        let blobs = tree.named_blobs().into_iter();
+        let blobs = blobs.map(|(blob, _)| self.hasher.hash_one(&blob.digest));
+        let new: Vec<u64> = blobs.filter(|blob| !known.contains(blob)).collect();
         let held = self.budget.hold(tree.uncounted_memory() + new.len() as u64 * BLOB)?;
         self.budget.leave_room(tree.memory() + new.len() as u64 * BLOB)?;
         held.keep();
@@ -99,7 +110,7 @@ impl Fetcher {
     pub(super) fn shrink(&self) {
         self.manifests
             .lock()
-            .retain(|_, cell| cell.get().is_none_or(|known| Arc::strong_count(known) > 1));
+            .retain(|_, known| !matches!(known, Known::Here(manifest) if Arc::strong_count(manifest) == 1));
         self.configs
             .lock()
             .retain(|_, cell| cell.get().is_none_or(|known| !known.bytes.is_unique()));
@@ -116,8 +127,8 @@ impl Fetcher {
     }
 
     fn insert(&self, manifest: Arc<RawManifest>) {
-        let cell = Arc::new(OnceCell::new_with(Some(manifest.clone())));
-        self.manifests.lock().insert(manifest.digest().clone(), cell);
+        let digest = manifest.digest().clone();
+        self.manifests.lock().insert(digest, Known::Here(manifest));
     }
 
     /// Fetches the manifest that a tag currently points at.
@@ -156,11 +167,11 @@ impl Fetcher {
     /// Adds a fetched manifest to the cache, or returns the equal manifest there: several tags may point at one manifest,
     /// which then counts against the budget once.
     fn known(&self, manifest: RawManifest) -> Result<Arc<RawManifest>> {
-        let known = self
-            .manifests
-            .lock()
-            .get(manifest.digest())
-            .and_then(|cell| cell.get().cloned());
+        let known = match self.manifests.lock().get(manifest.digest()) {
+            Some(Known::Here(known)) => Some(known.clone()),
+            Some(Known::Requested(cell)) => cell.get().cloned(),
+            None => None,
+        };
         if let Some(known) = known.filter(|known| known.media_type() == manifest.media_type()) {
             return Ok(known);
         }
@@ -198,7 +209,11 @@ impl Fetcher {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Arc<RawManifest>> {
-        let cell = self.manifests.lock().entry(digest.clone()).or_default().clone();
+        let requested = || Known::Requested(Arc::default());
+        let cell = match self.manifests.lock().entry(digest.clone()).or_insert_with(requested) {
+            Known::Here(manifest) => return Ok(manifest.clone()),
+            Known::Requested(cell) => cell.clone(),
+        };
         let manifest = cell
             .get_or_try_init(|| async {
                 let _permit = permits.acquire().await;
@@ -206,6 +221,7 @@ impl Fetcher {
                 self.counted(repository.registry.manifest(&repository.name, &target).await?)
             })
             .await?;
+        self.insert(manifest.clone());
         Ok(manifest.clone())
     }
 

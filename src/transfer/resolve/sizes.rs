@@ -96,16 +96,20 @@ async fn implausible(tree: &Result<ImageTree>, registries: &Registries) -> Optio
 /// Fails the images that list the manifest of an image as a blob with a wrong size.
 fn check_manifests(trees: &mut [Result<ImageTree>]) {
     let manifests = trees.iter().flatten().flat_map(ImageTree::manifests);
-    let sizes: HashMap<Digest, u64> = manifests
-        .map(|manifest| (manifest.digest().clone(), manifest.descriptor().size))
+    let sizes: HashMap<&Digest, u64> = manifests
+        .map(|manifest| (manifest.digest(), manifest.descriptor().size))
         .collect();
-    for tree in trees {
-        let Ok(found) = tree else { continue };
-        let blobs = found.blobs().into_iter().map(|blob| blob.descriptor);
-        let wrong = blobs.filter_map(|blob| Some((*sizes.get(&blob.digest)?, blob)));
-        if let Some((size, blob)) = wrong.into_iter().find(|(size, blob)| *size != blob.size) {
-            *tree = Err(wrong_size(&blob, size).context(&found.source));
-        }
+    let fault = |tree: &ImageTree| {
+        let blobs = tree.named_blobs().into_iter();
+        let mut found = blobs.filter_map(|(blob, _)| Some((*sizes.get(&blob.digest)?, blob)));
+        let (size, blob) = found.find(|(size, blob)| *size != blob.size)?;
+        Some(wrong_size(blob, size).context(&tree.source))
+    };
+    let wrong = trees.iter().enumerate();
+    let wrong = wrong.filter_map(|(number, tree)| Some((number, fault(tree.as_ref().ok()?)?)));
+    let wrong: Vec<(usize, Error)> = wrong.collect();
+    for (number, error) in wrong {
+        trees[number] = Err(error);
     }
 }
 
@@ -120,12 +124,11 @@ struct Claim {
 
 /// Returns the blobs for which images state different sizes.
 fn contested(trees: &[Result<ImageTree>]) -> BTreeMap<Digest, Claims> {
-    let mut sizes: HashMap<Digest, u64> = HashMap::new();
+    let mut sizes: HashMap<&Digest, u64> = HashMap::new();
     let mut contested: BTreeMap<Digest, Claims> = BTreeMap::new();
-    for blob in trees.iter().flatten().flat_map(ImageTree::blobs) {
-        let Descriptor { digest, size, .. } = blob.descriptor;
-        if *sizes.entry(digest.clone()).or_insert(size) != size {
-            contested.entry(digest).or_default();
+    for (blob, _) in trees.iter().flatten().flat_map(ImageTree::named_blobs) {
+        if *sizes.entry(&blob.digest).or_insert(blob.size) != blob.size {
+            contested.entry(blob.digest.clone()).or_default();
         }
     }
     if contested.is_empty() {
