@@ -261,3 +261,16 @@ fn a_carvel_lock_is_a_list() {
         .expect_code(2)
         .says(&["images.yml: line "]);
 }
+
+#[test]
+fn lists_and_globs_are_named_where_something_else_was_written() {
+    let registry = super::source();
+    let cli = cli();
+    cli.run(&["export", "-o", "b.tar"])
+        .expect_code(2)
+        .says(&["hint: a list of images in a file is given with `--images FILE`"]);
+    let pattern = format!("{}/library/greeting:.*", registry.host());
+    cli.run(&["export", &pattern, "-o", "b.tar"])
+        .expect_code(1)
+        .says(&["hint: a pattern is a glob: `*` stands for any characters"]);
+}

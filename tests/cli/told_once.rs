@@ -314,3 +314,18 @@ fn a_mirror_that_lacks_or_damages_content_is_told_once_with_a_count() {
         assert_eq!(told(""), 1 + counted, "{}", output.everything());
     }
 }
+
+#[test]
+fn a_blob_that_its_registry_does_not_give_is_named_once() {
+    let (cli, registry, target) = (cli(), Double::new(), Double::new());
+    fill(&registry);
+    registry.add_fault(When::get("/blobs/"), Action::error(404, "BLOB_UNKNOWN", "no"));
+    let image = format!("{}/team/app0:1", registry.host());
+    let output = cli.run(&["-d", &target.host(), &image, "--no-cache"]).expect_code(1);
+    let line = output
+        .stderr
+        .lines()
+        .find(|line| line.contains("cannot read blob"))
+        .unwrap_or_default();
+    assert_eq!(line.matches("blob sha256:").count(), 1, "{}", output.everything());
+}
