@@ -136,6 +136,8 @@ pub(super) struct Pages<'a> {
     visited: HashSet<Url>,
     /// Required media type of a page, if any.
     media_type: Option<&'static str>,
+    /// Whether the answer was a 404.
+    pub(super) is_not_found: bool,
     /// Whether a 404 said that the subject of the referrers, or its repository, does not exist.
     pub(super) is_about_subject: bool,
     /// Whether to retry after transient failures.
@@ -166,6 +168,7 @@ impl<'a> Pages<'a> {
             next: Some(url),
             visited: HashSet::new(),
             media_type,
+            is_not_found: false,
             is_about_subject: false,
             patient: true,
             until: Instant::now() + LIST_TIMEOUT,
@@ -213,7 +216,8 @@ impl<'a> Pages<'a> {
             .unwrap_or_default();
         let status = answer.status();
         if status != StatusCode::OK || answer.is_web_page() || self.media_type.is_some_and(|wanted| wanted != stated) {
-            if status == StatusCode::NOT_FOUND {
+            self.is_not_found = status == StatusCode::NOT_FOUND;
+            if self.is_not_found {
                 let refusal = answer.refusal().await;
                 let refusal = Refusal::in_error(&refusal);
                 self.is_about_subject = refusal.is_some_and(|it| UNKNOWN_SUBJECT.iter().any(|code| it.has(code)));

@@ -31,7 +31,7 @@ impl Registry {
     /// After the run, [`take_doubt_about_referrers`](Self::take_doubt_about_referrers) says whether `None` was right.
     ///
     /// # Errors
-    /// Those of [`referrers`](Self::referrers); [`Kind::Server`] if the registry answers twice as if it had no such list, and
+    /// Those of [`referrers`](Self::referrers); [`Kind::Unsupported`] if the registry answers twice as if it had no such list, and
     /// lists the referrers of other manifests of the repository.
     pub(crate) async fn all_referrers(
         &self,
@@ -102,8 +102,8 @@ enum Answer {
     List(Referrers),
     /// The host does not have the subject.
     NoSubject,
-    /// The host answers as if it had no referrers API, for this reason.
-    NoList(Error),
+    /// The host answers as if it had no referrers API: the reason, and whether that is a 404.
+    NoList(Error, bool),
 }
 
 impl Host {
@@ -121,21 +121,23 @@ impl Host {
         }
         let mut is_repeated = false;
         loop {
-            let why = match self.request_referrers(repository, subject, at_most).await? {
+            let (why, is_not_found) = match self.request_referrers(repository, subject, at_most).await? {
                 Answer::List(list) => {
                     self.referrers_answers.add_list(repository);
                     return Ok(Some(list));
                 }
                 Answer::NoSubject => return Ok(None),
-                Answer::NoList(why) => why,
+                Answer::NoList(why, is_not_found) => (why, is_not_found),
             };
-            let contradicts = self.referrers_answers.add_no_list(repository);
+            let contradicts = self
+                .referrers_answers
+                .add_no_list(repository, is_not_found || !is_strict);
             if !contradicts || !is_strict {
                 return Ok(None);
             }
             if is_repeated {
                 let hint = "run again later, or ask the registry's operator";
-                return Err(why.with_kind(Kind::Server).with_hint(hint));
+                return Err(why.with_hint(hint));
             }
             is_repeated = true;
         }
@@ -157,7 +159,7 @@ impl Host {
                         false => {
                             let what = "although the registry lists what refers to other manifests of this repository";
                             let error = error.context(format!("{}, {what}", pages.action));
-                            Answer::NoList(error)
+                            Answer::NoList(error, pages.is_not_found)
                         }
                     });
                 }

@@ -7,6 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock::Mutex;
 
+/// Number of answers without a list after which a repository counts as one without the API, unless one of them is a 404, as most
+/// registries without the API send it. Another answer for one manifest may come from a proxy in between.
+const ENOUGH: u32 = 2;
+
 /// The answers of one host.
 #[derive(Debug, Default)]
 pub(super) struct ReferrersAnswers {
@@ -19,7 +23,8 @@ pub(super) struct ReferrersAnswers {
 #[derive(Debug, Default, Clone, Copy)]
 struct Answers {
     is_list: bool,
-    is_no_list: bool,
+    /// Number of answers without a list; a 404 counts as [`ENOUGH`].
+    no_lists: u32,
     /// Whether a manifest was taken for one without a list since the last call of [`ReferrersAnswers::take_doubt`].
     is_used: bool,
     /// Whether [`ReferrersAnswers::take_doubt`] returned `true` before.
@@ -31,7 +36,7 @@ impl ReferrersAnswers {
     pub(super) fn is_without_api(&self, repository: &str) -> bool {
         let mut repositories = self.repositories.lock();
         let answers = repositories.get_mut(repository);
-        let answers = answers.filter(|answers| answers.is_no_list && !self.has_api.load(Ordering::Relaxed));
+        let answers = answers.filter(|answers| answers.no_lists >= ENOUGH && !self.has_api.load(Ordering::Relaxed));
         answers.is_some_and(|answers| {
             answers.is_used = true;
             true
@@ -47,10 +52,11 @@ impl ReferrersAnswers {
 
     /// Records an answer as if the host had no referrers API. Returns whether the host has answered with a list for the repository
     /// before.
-    pub(super) fn add_no_list(&self, repository: &str) -> bool {
+    pub(super) fn add_no_list(&self, repository: &str, is_not_found: bool) -> bool {
         let mut repositories = self.repositories.lock();
         let answers = repositories.entry(repository.to_owned()).or_default();
-        answers.is_no_list = true;
+        let count = if is_not_found { ENOUGH } else { 1 };
+        answers.no_lists = answers.no_lists.saturating_add(count);
         answers.is_used = true;
         answers.is_list
     }
@@ -77,20 +83,21 @@ mod tests {
     fn a_registry_that_turns_out_to_have_the_api_is_asked_again() {
         let answers = ReferrersAnswers::default();
         assert!(!answers.take_doubt("a") && !answers.is_without_api("a"));
-        assert!(!answers.add_no_list("a") && answers.is_without_api("a"));
-        assert!(!answers.add_no_list("b") && answers.is_without_api("b"));
+        assert!(!answers.add_no_list("a", false) && !answers.is_without_api("a"));
+        assert!(!answers.add_no_list("a", false) && answers.is_without_api("a"));
+        assert!(!answers.add_no_list("b", true) && answers.is_without_api("b"));
         assert!(!answers.take_doubt("a"));
         // Another repository has the API, so that all manifests of this one are asked for, once more.
         assert!(answers.is_without_api("a"));
         answers.add_list("c");
         assert!(!answers.is_without_api("a"));
         assert!(answers.take_doubt("a") && answers.take_doubt("b") && !answers.take_doubt("c"));
-        answers.add_no_list("a");
+        answers.add_no_list("a", true);
         assert!(!answers.take_doubt("a"));
         // A list of the repository itself contradicts.
-        answers.add_no_list("a");
+        answers.add_no_list("a", true);
         answers.add_list("a");
-        assert!(answers.add_no_list("a"));
+        assert!(answers.add_no_list("a", true));
         assert!(answers.take_doubt("a") && !answers.take_doubt("a"));
     }
 }

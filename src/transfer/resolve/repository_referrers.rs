@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use futures_util::future::{try_join, try_join_all};
+use futures_util::future::{join, try_join, try_join_all};
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::{OnceCell, Semaphore};
 
@@ -183,7 +183,14 @@ impl RepositoryReferrers {
         let did_lack = known.lacks_tags.load(Ordering::Relaxed);
         // The tag is read as well, since the registry may have introduced the referrers API after the tag was written.
         let of_tags = self.of_tags(fetcher, repository, known, subject);
-        let (from_api, mut contents) = try_join(from_api, of_tags).await?;
+        let (from_api, contents) = join(from_api, of_tags).await;
+        let mut contents = contents?;
+        let is_listed = contents.0.iter().any(|list| matches!(list, TagContent::Manifest(_)));
+        let from_api = match from_api {
+            // The registry keeps the list of this manifest under the tag.
+            Err(error) if error.kind() == Kind::Unsupported && is_listed => None,
+            other => other?,
+        };
         if !did_lack && known.lacks_tags.load(Ordering::Relaxed) {
             // Tags that the list lacks were not requested.
             contents = self.of_tags(fetcher, repository, known, subject).await?;

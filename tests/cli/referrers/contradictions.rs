@@ -70,6 +70,33 @@ fn a_registry_that_lists_the_referrers_of_some_manifests_alone_fails_the_image()
     }
 }
 
+#[test]
+fn one_answer_that_is_no_404_does_not_decide_that_a_registry_has_no_lists() {
+    for action in refusals().filter(|action| !format!("{action:?}").contains("404")) {
+        for passes in [true, false] {
+            let (cli, source) = (cli(), registry(true));
+            let root = signed(&source).image.root;
+            let when = When::get("/referrers/").and(&root.digest);
+            source.add_fault(if passes { when.first(1) } else { when }, action.clone());
+            let out = cli.run(&["export", &names(&source), "-o", "b.tar"]);
+            let about = format!("{action:?} {passes}: {}{}", out.stderr, source.transcript());
+            assert_eq!(out.code, Some(i32::from(!passes)), "{about}");
+            assert_eq!(out.stderr.contains("5 referrers:"), passes, "{about}");
+            assert_eq!(out.stderr.contains(WORDS), !passes, "{about}");
+        }
+        // A registry without the API is asked for two manifests of a repository.
+        let (cli, source) = (cli(), registry(false));
+        signed(&source);
+        source.add_fault(When::get("/referrers/"), action.clone());
+        let out = cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
+        let about = format!("{action:?}: {}{}", out.stderr, source.transcript());
+        assert!(out.stderr.contains("5 referrers:"), "{about}");
+        let asked = source.discovery().into_iter();
+        let asked = asked.filter(|entry| entry.path.contains("/referrers/"));
+        assert_eq!(asked.count(), 2, "{about}");
+    }
+}
+
 /// Exports an image of `team/app` and one of another repository, whose list of referrers comes after the image of `team/app` was
 /// searched.
 fn export_both(cli: &Cli, source: &Double, signed: &Signed) -> Output {
