@@ -28,10 +28,10 @@ pub enum Event {
         /// Number of images in the phase.
         images: u64,
     },
-    /// One step of the phase ended for one image, in success or failure.
+    /// One step of this phase ended for one image, in success or failure. Images may still be resolved while others are pushed.
     ///
     /// Resolving has two steps per image (the root manifest, and the manifests below the root); checking has one.
-    Step,
+    Step(Phase),
     /// One or more requests for an image or repository are in flight until [`Event::Ended`].
     Begun {
         /// Unique number of this event.

@@ -66,10 +66,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let resolver =
         Resolver::new(sources.clone(), wanted, arguments.shared.jobs(), progress.clone()).with_budget(memory::budget());
     let images: Vec<_> = asked.images.into_iter().map(|image| image.reference).collect();
-    let trees = resolver.resolve_all(&images).await;
-    let trees = images.into_iter().zip(trees).collect();
     request.budget = resolver.budget().clone();
-    let report = mirror::mirror(trees, &sources, request, &destinations, progress).await;
+    let report = mirror::resolve_and_mirror(&resolver, &images, &sources, request, &destinations, progress).await;
     sources.note_concurrency();
     sources.note_mirrors();
     destinations.note_concurrency();

@@ -168,9 +168,10 @@ impl Status {
                 state.steps = 0;
                 state.images = Count::new(*images);
             }
-            Event::Step => {
+            // Images may still be resolved while others are pushed.
+            Event::Step(phase) if state.phase == Some(*phase) => {
                 state.steps += 1;
-                let steps = if state.phase == Some(Phase::Resolving) { 2 } else { 1 };
+                let steps = if *phase == Phase::Resolving { 2 } else { 1 };
                 state.images.done = (state.steps / steps).min(state.images.total);
             }
             Event::Begun { id, name } => drop(state.in_flight.insert(*id, name.to_string())),
@@ -187,6 +188,7 @@ impl Status {
                 state.manifests = Count::new(*manifests);
                 state.blobs = Count::new(*blobs);
                 state.bytes = *bytes;
+                state.complete = 0;
                 state.speed = Speed::default();
                 self.bytes
                     .store(i64::try_from(*present).unwrap_or(i64::MAX), Ordering::Relaxed);

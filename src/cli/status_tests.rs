@@ -62,7 +62,7 @@ fn a_phase_counts_its_images() {
     };
     status.note(&phase, start);
     assert_eq!(status.lines(80, start), ["Resolving  0/200  images"]);
-    (0..74).for_each(|_| status.note(&Event::Step, start));
+    (0..74).for_each(|_| status.note(&Event::Step(Phase::Resolving), start));
     assert_eq!(status.lines(80, at(start, 12.0)), ["Resolving  37/200  images  12 s"]);
     assert_eq!(
         status.heartbeat(at(start, 12.0)).as_deref(),

@@ -179,7 +179,7 @@ async fn push(
     {
         return Err(Error::clone(&first.error));
     }
-    let mut report = push_arriving(items, slots, &request, registries, &progress, feed).await?;
+    let mut report = push_arriving(items, &[], slots, &request, registries, &progress, feed).await?;
     let shortened = |missing: Missing| Missing {
         reference: shorten(missing.reference),
         reason: shorten(missing.reason),

@@ -6,6 +6,7 @@ pub mod export;
 pub mod import;
 pub(crate) mod inspect;
 pub mod mirror;
+mod patience;
 pub mod push;
 pub(crate) mod referrers;
 pub(crate) mod resolve;

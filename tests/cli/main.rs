@@ -42,6 +42,7 @@ mod reports;
 mod request_words;
 mod sent_back;
 mod sha512;
+mod slow_sources;
 mod snapshots;
 mod sparse_files;
 mod special_files;

@@ -119,7 +119,7 @@ pub(crate) async fn compare(
         drop(in_flight);
         // A tag of a platform is no image of its own.
         if is_image {
-            progress.emit(Event::Step);
+            progress.emit(Event::Step(Phase::Checking));
         }
         comparison
     };

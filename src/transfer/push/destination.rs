@@ -32,6 +32,15 @@ fn name_at_destination(request: &PushRequest, source: &Reference, original: &Dig
     Ok(destination)
 }
 
+/// Returns the name at the destination of an image that was not read yet.
+///
+/// # Errors
+/// Those of [`name_at_destination`].
+pub(crate) fn name_of_reference(request: &PushRequest, source: &Reference) -> Result<Reference> {
+    // The digest of the manifest decides only about an image with neither a tag nor a digest, and no reference is such.
+    name_at_destination(request, source, &Digest::sha256(b""))
+}
+
 /// Returns the name at the destination of an image that was read.
 ///
 /// # Errors

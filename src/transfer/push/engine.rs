@@ -1,6 +1,6 @@
 //! The main loop of a push: starts blobs and manifests, and records the outcome of each image.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -9,16 +9,17 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::compare::{Comparison, compare};
 use super::destination::{with_destination_side, with_path_hint};
 use super::ensure_blob::{self, EnsureOptions};
+use super::grouping::{Grouping, Repository};
 use super::held_back::HeldBack;
-use super::image_state::{Group, Image, Images};
+use super::image_state::{Image, Images};
 use super::lost_blobs;
 use super::pipe::feed::{self, FeedEvent, PipeFeed};
 use super::publish::{Published, Publisher};
-use super::put_manifest::{ManifestPutter, Written};
+use super::put_manifest::ManifestPutter;
 use super::report::{Amount, ImageReport, Outcome};
 use super::request::{PushItem, PushRequest};
 use super::scheduler::{Demand, Job, Placed, Scheduler, Taker};
-use super::together::{Tagged, Together};
+use super::together::Together;
 use crate::error::{Error, Kind, Result, Side};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -37,12 +38,14 @@ pub(crate) struct PushResult {
     pub(crate) bundle_error: Option<Error>,
 }
 
-/// Pushes images to one registry. The caller has checked that their names do not collide.
+/// Pushes images to one registry. The caller has checked that their names do not collide. `there` are images that this run
+/// has pushed before, so that their blobs are in place.
 ///
 /// # Errors
 /// Only if the registry cannot be reached at all: errors of single images are in their reports.
 pub(crate) async fn push(
     items: Vec<PushItem>,
+    there: &[PushItem],
     request: &PushRequest,
     registry: &Registry,
     progress: &Progress,
@@ -54,25 +57,13 @@ pub(crate) async fn push(
         .into_iter()
         .map(|comparison| comparison.map_err(with_destination_side))
         .collect();
-    let mut engine = Engine::new(items, comparisons, request, registry, progress);
+    let mut engine = Engine::new(items, there, comparisons, request, registry, progress);
     engine.run(feed).await?;
     Ok(PushResult {
         images: engine.images.list.into_iter().map(|image| image.report).collect(),
         warnings: engine.warnings,
         bundle_error: engine.bundle_error,
     })
-}
-
-/// A repository at the destination. A repository takes one manifest at a time, since some registries fail on concurrent puts.
-#[derive(Default)]
-struct Repository {
-    name: String,
-    written: Written,
-    busy: bool,
-    ready: VecDeque<usize>,
-    /// Number of images with each digest here; more than one if several tags share a digest.
-    tags: HashMap<Digest, usize>,
-    tagged: Tagged,
 }
 
 enum Done {
@@ -99,6 +90,7 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn new(
         items: Vec<PushItem>,
+        there: &[PushItem],
         comparisons: Vec<Result<Comparison>>,
         request: &'a PushRequest,
         registry: &'a Registry,
@@ -122,45 +114,29 @@ impl<'a> Engine<'a> {
             warnings: Warnings::default(),
             bundle_error: None,
         };
-        let mut numbers: HashMap<String, usize> = HashMap::new();
-        let mut groups = HashMap::new();
-        let mut trees: Vec<(Arc<ImageTree>, Vec<usize>)> = Vec::new();
-        let mut places = HashMap::new();
+        let mut grouping = Grouping::new(ImageTree::shared_content);
+        for item in there {
+            let (_, group) = grouping.add(item);
+            grouping.groups[group].in_place = true;
+        }
         for (number, (item, comparison)) in items.into_iter().zip(comparisons).enumerate() {
-            let name = item.destination.repository().to_owned();
-            let repository = *numbers.entry(name.clone()).or_insert_with(|| {
-                engine.repositories.push(Repository {
-                    name,
-                    ..Repository::default()
-                });
-                engine.repositories.len() - 1
-            });
+            let (repository, group) = grouping.add(&item);
             let root = item.tree.pushed().root.digest().clone();
-            *engine.repositories[repository].tags.entry(root).or_default() += 1;
-            let place = *places.entry(item.tree.shared_content()).or_insert_with(|| {
-                trees.push((item.tree.clone(), Vec::new()));
-                trees.len() - 1
-            });
-            let group = *groups.entry((repository, place)).or_insert_with(|| {
-                engine.images.groups.push(Group {
-                    repository,
-                    ..Group::default()
-                });
-                trees[place].1.push(engine.images.groups.len() - 1);
-                engine.images.groups.len() - 1
-            });
+            *grouping.repositories[repository].tags.entry(root).or_default() += 1;
             let mut image = Image::new(item, repository);
-            let group = &mut engine.images.groups[group];
+            let group = &mut grouping.groups[group];
             group.in_place |= image.apply(comparison);
             group.alive |= image.alive;
             group.members.push(number);
             engine.images.list.push(image);
         }
+        engine.repositories = grouping.repositories;
+        engine.images.groups = grouping.groups;
         engine.held = HeldBack::new(&engine.images.list);
         engine.images.alive = engine.images.list.iter().filter(|image| image.alive).count();
         engine.images.failed = engine.images.list.iter().any(|image| image.report.error.is_some());
         engine.images.stop = request.fail_fast && engine.images.failed;
-        engine.plan(trees);
+        engine.plan(grouping.trees);
         engine
     }
 

@@ -19,6 +19,7 @@ mod compare;
 pub(crate) mod destination;
 pub(crate) mod engine;
 pub(crate) mod ensure_blob;
+mod grouping;
 mod held_back;
 mod image_state;
 mod left_referrers;

@@ -35,20 +35,22 @@ fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Opt
 }
 
 /// Pushes images and returns one report for each slot, in order.
-/// Images that failed before the push have a report as well.
+/// Images that failed before the push have a report as well. `there` are images that this run has pushed before.
 pub(crate) async fn push_all(
     items: Vec<PushItem>,
+    there: &[PushItem],
     slots: Vec<AskedImage>,
     request: &PushRequest,
     registries: &Registries,
     progress: &Progress,
 ) -> Result<PushReport> {
-    push_arriving(items, slots, request, registries, progress, None).await
+    push_arriving(items, there, slots, request, registries, progress, None).await
 }
 
 /// Like [`push_all`], with blobs that may come out of a pipe.
 pub(crate) async fn push_arriving(
     items: Vec<PushItem>,
+    there: &[PushItem],
     slots: Vec<AskedImage>,
     request: &PushRequest,
     registries: &Registries,
@@ -67,7 +69,7 @@ pub(crate) async fn push_arriving(
         }
     } else {
         let registry = registries.host(request.destination.host())?;
-        engine::push(items, request, &registry, progress, feed).await?
+        engine::push(items, there, request, &registry, progress, feed).await?
     };
     let mut pushed = ended.images.into_iter().peekable();
     let mut reports = Vec::with_capacity(slots.len());

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 
+use super::permits::Permits;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, Held};
 use crate::image::config::{Config, MAX_CONFIG};
@@ -23,11 +24,11 @@ use crate::registry::{Presence, TagLookup};
 use crate::text::byte_count;
 use crate::transfer::sources::Repository;
 
-/// Cache of the fetched documents, with the semaphore that limits further requests.
+/// Cache of the fetched documents, with the limit of further requests.
 #[derive(Debug)]
 pub(super) struct Fetcher {
     /// Limits the requests of all images together, since each image fetches its children concurrently.
-    permits: Semaphore,
+    permits: Permits,
     jobs: usize,
     /// Memory budget of the run; everything kept in this cache counts against it.
     budget: Budget,
@@ -60,10 +61,10 @@ struct KnownConfig {
 }
 
 impl Fetcher {
-    /// Returns a fetcher that keeps up to `jobs` requests in flight.
+    /// Returns a fetcher that keeps up to `jobs` requests to each host in flight.
     pub(super) fn new(jobs: usize) -> Self {
         Self {
-            permits: Semaphore::new(jobs.max(1)),
+            permits: Permits::new(jobs),
             jobs: jobs.max(1),
             budget: Budget::default(),
             manifests: Mutex::default(),
@@ -133,19 +134,19 @@ impl Fetcher {
 
     /// Fetches the manifest that a tag currently points at.
     pub(super) async fn tagged(&self, repository: &Repository, tag: &Target) -> Result<Arc<RawManifest>> {
-        let _permit = self.permits.acquire().await;
+        let _permit = self.permits.acquire(repository).await;
         self.known(repository.registry.manifest(&repository.name, tag).await?)
     }
 
     /// Fetches the manifest that a tag currently points at, or returns `None` if the tag does not exist.
     pub(super) async fn find_tagged(
         &self,
-        permits: &Semaphore,
+        permits: &Permits,
         repository: &Repository,
         tag: &Target,
         lookup: TagLookup,
     ) -> Result<Option<Arc<RawManifest>>> {
-        let _permit = permits.acquire().await;
+        let _permit = permits.acquire(repository).await;
         let found = repository.registry.find_manifest(&repository.name, tag, lookup).await?;
         found.map(|manifest| self.known(manifest)).transpose()
     }
@@ -154,11 +155,11 @@ impl Fetcher {
     /// source, if it cannot be read.
     pub(super) async fn find_all_tagged(
         &self,
-        permits: &Semaphore,
+        permits: &Permits,
         repository: &Repository,
         tag: &Target,
     ) -> Result<(Vec<Arc<RawManifest>>, Option<Error>)> {
-        let _permit = permits.acquire().await;
+        let _permit = permits.acquire(repository).await;
         let (found, error) = repository.registry.find_manifests(&repository.name, tag).await?;
         let found: Result<Vec<_>> = found.into_iter().map(|manifest| self.known(manifest)).collect();
         Ok((found?, error))
@@ -205,7 +206,7 @@ impl Fetcher {
     /// Fetches a manifest by its digest, limited by other permits than those of the manifests of images.
     pub(super) async fn manifest_within(
         &self,
-        permits: &Semaphore,
+        permits: &Permits,
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Arc<RawManifest>> {
@@ -216,7 +217,7 @@ impl Fetcher {
         };
         let manifest = cell
             .get_or_try_init(|| async {
-                let _permit = permits.acquire().await;
+                let _permit = permits.acquire(repository).await;
                 let target = Target::Digest(digest.clone());
                 self.counted(repository.registry.manifest(&repository.name, &target).await?)
             })
@@ -252,7 +253,7 @@ impl Fetcher {
         let cell = self.configs.lock().entry(config.digest.clone()).or_default().clone();
         let known = cell
             .get_or_try_init(|| async {
-                let _permit = self.permits.acquire().await;
+                let _permit = self.permits.acquire(repository).await;
                 let held = self.budget.hold(config.size)?;
                 let bytes = repository.registry.small_blob(&repository.name, config).await?;
                 Ok::<_, Error>(KnownConfig { bytes, _held: held })
@@ -295,7 +296,7 @@ impl Fetcher {
 
     /// Returns a layer that the registry does not have, as a left-out blob.
     async fn absent(&self, repository: &Repository, descriptor: Descriptor) -> Result<Option<LeftOut>> {
-        let _permit = self.permits.acquire().await;
+        let _permit = self.permits.acquire(repository).await;
         Ok(
             match repository.registry.head_blob(&repository.name, &descriptor).await? {
                 Presence::Missing => Some(LeftOut {

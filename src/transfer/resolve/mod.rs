@@ -3,18 +3,19 @@
 mod discovered;
 mod fetch;
 mod found_referrer;
+mod permits;
 mod quota;
 pub(crate) mod referrers;
 mod repository_referrers;
 mod sizes;
 mod wanted;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::join;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 
 use self::fetch::Fetcher;
 pub use self::fetch::LOST_MANIFEST;
@@ -34,8 +35,15 @@ use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{few, quote};
+use crate::transfer::patience::soon;
 use crate::transfer::referrers::check_pushed_referrers;
 use crate::transfer::sources::Repository;
+
+/// Maximum number of hosts whose images are resolved at the same time.
+const HOSTS: usize = 32;
+
+/// Takes the number and the result of a reference.
+pub(crate) type Done<'a> = dyn Fn(usize, Result<ImageTree>) + Send + Sync + 'a;
 
 /// Resolves references to image trees.
 #[derive(Debug)]
@@ -50,7 +58,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Returns a resolver that keeps up to `jobs` requests in flight.
+    /// Returns a resolver that keeps up to `jobs` requests to each host in flight.
     pub fn new(registries: Registries, wanted: Wanted, jobs: usize, progress: Progress) -> Self {
         Self {
             discovery: Discovery::new(wanted.referrers.clone(), jobs, progress.clone()),
@@ -89,70 +97,144 @@ impl Resolver {
 
     /// Resolves all references concurrently and returns the results in the order of the references.
     ///
-    /// All root manifests are fetched first, since they show how many manifests the run has to fetch in total. So the user
-    /// is warned before a registry's limit of pulls is used up.
-    ///
     /// # Errors
     /// Per reference: errors of the registry; [`Kind::NotFound`] if the image has none of the requested platforms;
     /// [`Kind::Malformed`] if its manifests or configs are invalid; [`Kind::TooLarge`] if the images together exceed the
     /// memory budget.
     pub async fn resolve_all(&self, references: &[Reference]) -> Vec<Result<ImageTree>> {
+        let trees: Vec<Option<Result<ImageTree>>> = references.iter().map(|_| None).collect();
+        let trees = Mutex::new(trees);
+        let done = |number: usize, tree: Result<ImageTree>| trees.lock()[number] = Some(tree);
+        // On the heap, as the work of each host: the nested futures would be a large part of the stack of a run.
+        Box::pin(self.resolve_each(references, &done)).await;
+        let mut trees: Vec<Result<ImageTree>> = trees.into_inner().into_iter().flatten().collect();
+        self.check(references, &mut trees, true).await;
+        trees
+    }
+
+    /// Resolves all references concurrently, and calls `done` with the number and the result of each, in the order in which
+    /// they are resolved. The hosts are independent of each other: one that does not answer holds up no other.
+    ///
+    /// # Errors
+    /// Those of [`resolve_all`](Self::resolve_all), except for what [`check`](Self::check) finds.
+    pub(crate) async fn resolve_each(&self, references: &[Reference], done: &Done<'_>) {
         self.progress.emit(Event::Phase {
             phase: Phase::Resolving,
             images: references.len() as u64,
         });
-        let roots: Vec<_> = stream::iter(references)
-            .map(|reference| async {
-                let root = self.fetch_root(reference).await;
-                self.progress.emit(Event::Step);
-                root.inspect_err(|error| self.unresolved(reference, error, references.len()))
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        let mut hosts: Vec<Vec<usize>> = Vec::new();
+        for (number, reference) in references.iter().enumerate() {
+            let place = *places.entry(reference.host()).or_insert(hosts.len());
+            match hosts.get_mut(place) {
+                Some(host) => host.push(number),
+                None => hosts.push(vec![number]),
+            }
+        }
+        let too_large = Mutex::new(Vec::new());
+        let sort_out = |number: usize, tree: Result<ImageTree>| match tree {
+            Err(error) if error.kind() == Kind::TooLarge => too_large.lock().push(number),
+            tree => done(number, tree),
+        };
+        let sort_out: &Done<'_> = &sort_out;
+        stream::iter(hosts)
+            .for_each_concurrent(HOSTS, |numbers| {
+                Box::pin(self.resolve_host(references, numbers, sort_out))
             })
-            .buffered(self.jobs * 2)
-            .collect()
             .await;
-        let found = references.iter().zip(&roots);
+        // An image that is too large takes memory from the images resolved at the same time. So each image that exceeded
+        // the budget is resolved once more, alone.
+        let mut numbers = std::mem::take(&mut *too_large.lock());
+        numbers.sort_unstable();
+        for number in numbers {
+            self.discovery.resolve_alone();
+            self.fetcher.shrink();
+            let root = self.fetch_root(&references[number]).await;
+            done(number, self.resolve_one(&references[number], root).await);
+        }
+    }
+
+    /// Checks resolved images against each other: resolves those again whose referrers are in doubt, fails those that state a wrong
+    /// size for a blob, and drops the manifests that no image uses. `is_last` states whether no more images follow.
+    pub(crate) async fn check(&self, references: &[Reference], trees: &mut [Result<ImageTree>], is_last: bool) {
+        self.resolve_doubted(references, trees).await;
+        if is_last && trees.iter().any(Result::is_ok) {
+            self.discovery.warn_of_unmatched();
+        }
+        sizes::check(trees, &self.registries, self.jobs).await;
+        self.fetcher.shrink();
+    }
+
+    /// Resolves the images of one host, given by their numbers.
+    ///
+    /// All root manifests are fetched first, since they show how many manifests the run has to fetch in total. So the user
+    /// is warned before a registry's limit of pulls is used up. Root manifests that do not arrive [`soon`] are not waited for.
+    async fn resolve_host(&self, references: &[Reference], numbers: Vec<usize>, done: &Done<'_>) {
+        let most = self.jobs * 2;
+        let mut left: HashMap<(&str, &str), usize> = HashMap::new();
+        for number in &numbers {
+            let reference = &references[*number];
+            *left.entry((reference.host(), reference.repository())).or_default() += 1;
+        }
+        let left = Mutex::new(left);
+        let mut roots = stream::iter(numbers)
+            .map(|number| async move {
+                let root = self.fetch_root(&references[number]).await;
+                self.progress.emit(Event::Step(Phase::Resolving));
+                let root = root.inspect_err(|error| self.unresolved(&references[number], error, references.len()));
+                (number, root)
+            })
+            .buffer_unordered(most);
+        let mut found: Vec<(usize, Result<Arc<RawManifest>>)> = Vec::new();
+        loop {
+            match soon(roots.next()).await {
+                Some(Some(root)) => found.push(root),
+                None if found.is_empty() => {}
+                Some(None) | None => break,
+            }
+        }
+        found.sort_by_key(|(number, _)| *number);
         quota::warn(
-            found.filter_map(|(reference, root)| Some((reference, root.as_ref().ok()?))),
+            found
+                .iter()
+                .filter_map(|(number, root)| Some((&references[*number], root.as_ref().ok()?))),
             &self.registries,
             &self.wanted,
             &self.progress,
         );
-        let mut left: HashMap<(&str, &str), usize> = HashMap::new();
-        for reference in references {
-            *left.entry((reference.host(), reference.repository())).or_default() += 1;
-        }
-        let left = Mutex::new(left);
-        let mut trees: Vec<Result<ImageTree>> = stream::iter(references.iter().zip(roots))
-            .map(|(reference, root)| async {
-                let has_root = root.is_ok();
-                let tree = self.resolve_one(reference, root).await;
-                self.image_resolved(reference, &left);
-                tree.inspect_err(|error| {
-                    if has_root {
-                        self.unresolved(reference, error, references.len());
-                    }
-                })
-            })
-            .buffered(self.jobs * 2)
-            .collect()
-            .await;
-        // An image that is too large takes memory from the images resolved at the same time. So each image that exceeded
-        // the budget is resolved once more, alone.
-        for (reference, tree) in references.iter().zip(&mut trees) {
-            if tree.as_ref().is_err_and(|error| error.kind() == Kind::TooLarge) {
-                self.discovery.resolve_alone();
-                self.fetcher.shrink();
-                let root = self.fetch_root(reference).await;
-                *tree = self.resolve_one(reference, root).await;
+        let mut found = VecDeque::from(found);
+        let mut trees = FuturesUnordered::new();
+        loop {
+            while trees.len() < most
+                && let Some((number, root)) = found.pop_front()
+            {
+                trees.push(self.resolve_found(references, number, root, &left));
+            }
+            tokio::select! {
+                Some(root) = roots.next() => found.push_back(root),
+                Some((number, tree)) = trees.next() => done(number, tree),
+                else => return,
             }
         }
-        self.resolve_doubted(references, &mut trees).await;
-        if trees.iter().any(Result::is_ok) {
-            self.discovery.warn_of_unmatched();
-        }
-        sizes::check(&mut trees, &self.registries, self.jobs).await;
-        self.fetcher.shrink();
-        trees
+    }
+
+    /// Resolves the image of this number, whose root manifest was requested.
+    async fn resolve_found<'a>(
+        &self,
+        references: &'a [Reference],
+        number: usize,
+        root: Result<Arc<RawManifest>>,
+        left: &Mutex<HashMap<(&'a str, &'a str), usize>>,
+    ) -> (usize, Result<ImageTree>) {
+        let (reference, has_root) = (&references[number], root.is_ok());
+        let tree = self.resolve_one(reference, root).await;
+        self.image_resolved(reference, left);
+        let tree = tree.inspect_err(|error| {
+            if has_root {
+                self.unresolved(reference, error, references.len());
+            }
+        });
+        (number, tree)
     }
 
     /// Resolves the images again of which a registry answered as if it had no referrers API, before it turned out to have it.
@@ -222,7 +304,7 @@ impl Resolver {
         // On the heap, so that the stack of a run does not grow with what is asked for an image.
         let tree = Box::pin(self.resolve(reference, root)).await;
         drop(in_flight);
-        self.progress.emit(Event::Step);
+        self.progress.emit(Event::Step(Phase::Resolving));
         let tree = tree.map_err(|e| e.for_image(reference))?;
         self.progress.emit(Event::Resolved {
             reference: reference.to_string().into(),
@@ -303,7 +385,7 @@ impl Resolver {
             }
         }
         digest_tag::check_tree(reference, &tree)?;
-        check_sizes(&tree)?;
+        sizes::check_tree(&tree)?;
         tree.total()?;
         match locked {
             Some(_) => self.fetcher.count_tree(&tree)?,
@@ -378,22 +460,6 @@ enum Fetched {
         /// Digest of the config, its platform, and its bytes; `None` if the config states no platform.
         config: Option<(Digest, Platform, Bytes)>,
     },
-}
-
-/// Checks that all manifests of an image state the same size for the same blob.
-fn check_sizes(tree: &ImageTree) -> Result<()> {
-    let mut sizes: HashMap<&Digest, u64> = HashMap::new();
-    for manifest in tree.manifests() {
-        for blob in manifest.blobs() {
-            if *sizes.entry(&blob.digest).or_insert(blob.size) != blob.size {
-                return Err(Error::new(
-                    Kind::Malformed,
-                    format!("its manifests give blob {} two sizes", blob.digest),
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Returns the requested platforms that an image lacks, as text; empty if the image has all of them.

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::{join, try_join, try_join_all};
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 
 use super::fetch::Fetcher;
 use super::found_referrer::{
     DANGLING, Found, MAX_REFERRERS, MAX_TOGETHER, TagContent, beside, left_out, more_than_read, too_large_together,
 };
+use super::permits::Permits;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Held;
 use crate::image::descriptor::Descriptor;
@@ -43,7 +44,7 @@ const SAMPLED_PLATFORMS: usize = 16;
 pub(super) struct RepositoryReferrers {
     /// Limits the requests for referrers of all images together, so that they do not wait behind those for the manifests of
     /// images, which have a limit of their own.
-    permits: Semaphore,
+    permits: Permits,
     jobs: usize,
     repositories: Mutex<HashMap<RepositoryKey, Arc<KnownRepository>>>,
     hosts: Mutex<HashMap<String, Arc<TagLists>>>,
@@ -93,7 +94,7 @@ impl RepositoryReferrers {
     pub(super) fn new(jobs: usize) -> Self {
         Self {
             // One referrer request for each manifest request stays within two jobs.
-            permits: Semaphore::new((jobs * 2).saturating_sub(3).max(1)),
+            permits: Permits::new((jobs * 2).saturating_sub(3)),
             jobs: jobs.max(1),
             repositories: Mutex::default(),
             hosts: Mutex::default(),
@@ -177,7 +178,7 @@ impl RepositoryReferrers {
         let mut found = Vec::new();
         let mut listed: HashSet<Digest> = HashSet::new();
         let from_api = async {
-            let _permit = self.permits.acquire().await;
+            let _permit = self.permits.acquire(repository).await;
             registry.all_referrers(name, digest, MAX_REFERRERS).await
         };
         let did_lack = known.lacks_tags.load(Ordering::Relaxed);
@@ -402,7 +403,7 @@ impl RepositoryReferrers {
         let mut digest = None;
         if !direct && !registry.has_mirrors(name, &target)? {
             let head = {
-                let _permit = self.permits.acquire().await;
+                let _permit = self.permits.acquire(repository).await;
                 registry.head_manifest(name, &target).await?
             };
             match head {
@@ -436,7 +437,7 @@ impl RepositoryReferrers {
             Ok(None) => TagContent::Nothing,
             Err(error) if self.is_lost(&error) => {
                 if digest.is_none() {
-                    let _permit = self.permits.acquire().await;
+                    let _permit = self.permits.acquire(repository).await;
                     digest = match registry.head_manifest(name, &target).await {
                         Ok(Presence::Present(head)) => head.digest,
                         _ => None,
@@ -474,7 +475,7 @@ impl RepositoryReferrers {
             return Ok(None);
         }
         let tags = known.tags.get_or_init(|| async {
-            let _permit = self.permits.acquire().await;
+            let _permit = self.permits.acquire(repository).await;
             let tags = registry.digest_tags(name, existing).await?;
             let memory = tags.iter().map(|tag| TAG + tag.len() as u64).sum();
             let held = fetcher.budget().hold(memory).ok()?;

@@ -68,6 +68,22 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
     }
 }
 
+/// Checks that all manifests of an image state the same size for the same blob.
+pub(super) fn check_tree(tree: &ImageTree) -> Result<()> {
+    let mut sizes: HashMap<&Digest, u64> = HashMap::new();
+    for manifest in tree.manifests() {
+        for blob in manifest.blobs() {
+            if *sizes.entry(&blob.digest).or_insert(blob.size) != blob.size {
+                return Err(Error::new(
+                    Kind::Malformed,
+                    format!("its manifests give blob {} two sizes", blob.digest),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Returns whether an image is larger than [`ALWAYS_PLAUSIBLE`].
 fn is_large(tree: &ImageTree) -> bool {
     tree.total().is_ok_and(|total| total > ALWAYS_PLAUSIBLE)

@@ -175,7 +175,7 @@ async fn the_check_of_tags_counts_images_and_not_the_tags_of_their_platforms() {
         let mut told = listener.lock().unwrap();
         match event {
             Event::Phase { images, .. } => told.0 += images,
-            Event::Step => told.1 += 1,
+            Event::Step(_) => told.1 += 1,
             _ => {}
         }
     });
