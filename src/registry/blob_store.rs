@@ -31,6 +31,7 @@ impl Host {
                     body: None,
                     trust,
                     stays: false,
+                    stores: None,
                 };
                 redirect::send(&self.context, outgoing).await
             }

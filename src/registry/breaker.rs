@@ -42,12 +42,8 @@ pub(super) enum FailureMode {
 }
 
 impl FailureMode {
-    /// Returns the way in which the host failed.
-    /// `None` for a server that the host redirected to, and for rules of this client.
+    /// Returns the way in which the server failed; `None` for rules of this client.
     pub(super) fn from_failure(failure: &Failure) -> Option<Self> {
-        if failure.elsewhere {
-            return None;
-        }
         match failure.class {
             Class::Connect => Some(Self::Unreachable),
             Class::Broken | Class::NotHttp => Some(Self::Broken),

@@ -173,7 +173,7 @@ impl Context {
         let client = self.client(url, trust).map_err(|error| Failure {
             error,
             class: Class::Final,
-            elsewhere: false,
+            elsewhere: None,
         })?;
         let mut request = client.request(method.clone(), url.clone()).headers(headers);
         // The digest covers the registry's own bytes: no proxy on the way may re-encode them.

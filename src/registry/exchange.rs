@@ -14,6 +14,8 @@ use super::failure::{Class, Failure};
 use super::host::{Host, is_throttling};
 use super::limiter::{Permit, Use};
 use super::limits::RateLimit;
+use super::outage::Trouble;
+use super::redact::authority;
 use super::redirect::{self, Outgoing};
 use super::retry::{Backoff, is_passing, retry_after};
 use crate::error::{Error, Kind, Result};
@@ -134,6 +136,7 @@ impl Exchange<'_, '_> {
             body: call.body.clone(),
             trust: host.trust(&self.url, call.provenance),
             stays: call.stays,
+            stores: Some(&host.stores),
         };
         let sent = redirect::send(&host.context, outgoing).await;
         self.count(&sent);
@@ -219,12 +222,14 @@ impl Exchange<'_, '_> {
         };
         let again = !failure.class.is_final() && call.repeat && patient;
         let way = FailureMode::from_failure(&failure).filter(|_| own);
+        let store = failure.elsewhere.as_deref();
+        let way = way.map(|mode| Trouble { mode, store });
         let reason = || failure.error.full();
         if again && host.pause(self.backoff, way, self.attempts, None, reason).await {
             return Ok(());
         }
-        let error = failure.error.or_shared_cause();
-        let wrong_address = !reached && self.unconnected >= 2;
+        let error = failure.error.clone().or_shared_cause();
+        let wrong_address = !reached && self.unconnected >= 2 && store.is_none();
         Err(self.in_call(match way {
             Some(way) if call.repeat => host.gave_up(way, call.repository, error, wrong_address).await,
             _ => error,
@@ -240,7 +245,12 @@ impl Exchange<'_, '_> {
         self.fresh += 1;
         let reason = || answer.stale_words(&call.action);
         // The first retry needs no pause: the registry did not fail, its store did.
-        self.fresh == 1 || self.host.pause(self.backoff, None, self.attempts, None, reason).await
+        let store = Some(authority(&answer.url));
+        let way = Some(Trouble {
+            mode: FailureMode::Status(answer.status()),
+            store: store.as_deref(),
+        });
+        self.fresh == 1 || self.host.pause(self.backoff, way, self.attempts, None, reason).await
     }
 
     /// Pauses after a refusal that may pass, and returns whether to send the call again.
@@ -269,7 +279,11 @@ impl Exchange<'_, '_> {
             permit.release();
         }
         let error = answer.refusal().await;
-        let way = answer.from_registry.then_some(FailureMode::Status(status));
+        let store = answer.redirected_by.as_ref().map(|_| authority(&answer.url));
+        let way = (answer.from_registry || store.is_some()).then_some(Trouble {
+            mode: FailureMode::Status(status),
+            store: store.as_deref(),
+        });
         if waits
             && host
                 .pause(self.backoff, way, self.attempts, asked, || error.full())

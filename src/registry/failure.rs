@@ -29,8 +29,8 @@ const NO_CIPHER: &str = "check which TLS versions and ciphers the registry speak
 pub(super) struct Failure {
     pub(super) error: Error,
     pub(super) class: Class,
-    /// Whether the request was sent to a server to which the registry redirected.
-    pub(super) elsewhere: bool,
+    /// Server to which the registry redirected, if that one failed.
+    pub(super) elsewhere: Option<String>,
 }
 
 /// Kind of failure, which decides about a retry.
@@ -61,7 +61,7 @@ impl Failure {
         Self {
             error: Error::new(Kind::Network, message),
             class: Class::Broken,
-            elsewhere: false,
+            elsewhere: None,
         }
     }
 
@@ -72,7 +72,7 @@ impl Failure {
         Self {
             error: Error::new(Kind::Server, message).with_hint(OUT_OF_REACH_HINT),
             class: Class::Final,
-            elsewhere: false,
+            elsewhere: None,
         }
     }
 
@@ -106,7 +106,7 @@ impl Failure {
         Self {
             error: out,
             class,
-            elsewhere: false,
+            elsewhere: None,
         }
     }
 }

@@ -20,9 +20,11 @@ use super::limiter::Limiter;
 use super::limits::RateLimit;
 use super::proof::Proof;
 use super::reach::is_loopback;
+use super::redact::authority;
 use super::referrers_answers::ReferrersAnswers;
 use super::retry::is_passing;
 use super::scope::Scope;
+use super::stores::Stores;
 use super::tags_at_once::TagsAtOnce;
 use super::token::Refused;
 use super::upload::profile::UploadProfile;
@@ -59,7 +61,9 @@ pub(super) struct Host {
     /// Whether the host was seen to keep uploaded blobs.
     pub(super) proof: Proof,
     pub(super) head_sizes: HeadSizes,
-    pub(super) breaker: Breaker,
+    pub(super) breaker: Arc<Breaker>,
+    /// Servers to which the host redirects and which have failed.
+    pub(super) stores: Stores,
     /// Whether the host ever had what was asked for.
     pub(super) has_served: AtomicBool,
     /// Whether the host is a mirror that is not asked again, since it only refused.
@@ -152,7 +156,8 @@ impl Host {
             upload_profile: UploadProfile::default(),
             proof: Proof::default(),
             head_sizes: HeadSizes::default(),
-            breaker: Breaker::default(),
+            breaker: Arc::default(),
+            stores: Stores::default(),
             is_mirror: false,
             manifest_proof: Proof::default(),
             store_unreachable: AtomicBool::new(false),
@@ -285,6 +290,9 @@ impl Host {
         if !answer.from_registry || !is_passing(answer.status()) {
             self.accepted.store(true, Ordering::Relaxed);
             self.breaker.answered();
+        }
+        if answer.redirected_by.is_some() && answer.status().is_success() {
+            self.stores.answered(&authority(&answer.url));
         }
         if answer.from_registry
             && let Some(limit) = RateLimit::from_headers(answer.headers())

@@ -57,6 +57,7 @@ mod scope;
 mod send_queue;
 mod similar_tags;
 mod stop;
+mod stores;
 mod tags_at_once;
 pub(crate) mod tls;
 mod token;

@@ -1,5 +1,6 @@
 //! Consequences of a host's failures: shared pauses, and the circuit breaker.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,39 +10,67 @@ use super::host::Host;
 use super::retry::{Backoff, is_passing};
 use crate::error::{Error, Kind};
 
+/// A failure of a host, or of a server to which the host redirected.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trouble<'a> {
+    pub(super) mode: FailureMode,
+    /// Authority of the server to which the host redirected; `None` for the host itself.
+    pub(super) store: Option<&'a str>,
+}
+
+impl From<FailureMode> for Trouble<'_> {
+    fn from(mode: FailureMode) -> Self {
+        Self { mode, store: None }
+    }
+}
+
 impl Host {
+    fn breaker_of(&self, store: Option<&str>) -> Arc<Breaker> {
+        store.map_or_else(|| self.breaker.clone(), |store| self.stores.breaker(store))
+    }
+
     /// Takes the next pause of a retry budget.
     /// Requests that fail in the same way at the same time report the failure once, and stop waiting when the breaker
     /// opens.
     pub(super) async fn pause(
         &self,
         backoff: &mut Backoff,
-        way: Option<FailureMode>,
+        way: Option<Trouble<'_>>,
         attempt: u32,
         asked: Option<Duration>,
         reason: impl FnOnce() -> String,
     ) -> bool {
         let options = &self.context.options;
-        let silent = way.is_some_and(|way| !self.breaker.is_news(way, attempt));
+        let breaker = self.breaker_of(way.and_then(|way| way.store));
+        let silent = way.is_some_and(|way| !breaker.is_news(way.mode, attempt));
         let pause = async {
             match silent {
                 true => backoff.pause_silently(asked).await,
                 false => backoff.pause(options, asked, reason).await,
             }
         };
-        self.breaker.wait(pause).await
+        breaker.wait(pause).await
     }
 
     /// Counts a request that was given up, and opens the breaker after too many consecutive failures.
     /// Returns the error for the request: `error`, or the error for which the breaker is already open.
-    pub(super) async fn gave_up(&self, way: FailureMode, repository: &str, error: Error, wrong_address: bool) -> Error {
-        if let Some(error) = self.breaker.error() {
+    pub(super) async fn gave_up(
+        &self,
+        Trouble { mode, store }: Trouble<'_>,
+        repository: &str,
+        error: Error,
+        wrong_address: bool,
+    ) -> Error {
+        let breaker = self.breaker_of(store);
+        if let Some(error) = breaker.error() {
             return error;
         }
         let limit = Breaker::limit(self.is_mirror, wrong_address);
-        let leave = match self.breaker.gave_up(way, repository, limit) {
+        let leave = match breaker.gave_up(mode, repository, limit) {
             Verdict::GoOn => false,
             Verdict::Leave => true,
+            // A store has no root that shows whether it is alive.
+            Verdict::AskRoot if store.is_some() => true,
             Verdict::AskRoot => {
                 let root = self.root().await;
                 let alive = root.is_ok_and(|answer| !is_passing(answer.status()));
@@ -51,10 +80,11 @@ impl Host {
                 !alive
             }
         };
-        if leave && self.breaker.open(way, self.is_mirror, error.clone()) && (limit > 1 || self.is_mirror) {
-            let for_good = self.is_mirror || !way.may_pass();
+        if leave && breaker.open(mode, self.is_mirror, error.clone()) && (limit > 1 || self.is_mirror) {
+            let for_good = self.is_mirror || !mode.may_pass();
             let how_long = if for_good { "in this run" } else { "for a while" };
-            let text = format!("{}; `{}` is not asked again {how_long}", error.full(), self.name);
+            let server = store.unwrap_or(&self.name);
+            let text = format!("{}; `{server}` is not asked again {how_long}", error.full());
             self.context.options.progress.warn(text);
         }
         error
@@ -65,7 +95,8 @@ impl Host {
         match error.kind() {
             Kind::Network | Kind::Server | Kind::RateLimited => {
                 let error = error.with_shared_cause();
-                self.gave_up(FailureMode::NoToken, call.repository, error, false).await
+                self.gave_up(FailureMode::NoToken.into(), call.repository, error, false)
+                    .await
             }
             _ => error,
         }

@@ -357,7 +357,10 @@ impl Host {
                 }
                 Err(error) => return Err(error),
             };
-            if !self.pause(&mut backoff, way, attempts, asked, || error.full()).await {
+            if !self
+                .pause(&mut backoff, way.map(Into::into), attempts, asked, || error.full())
+                .await
+            {
                 return Err(error);
             }
             // The first attempt may have succeeded and only its answer was lost; immutable tags would refuse a second PUT.

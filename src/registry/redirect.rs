@@ -11,6 +11,7 @@ use super::context::{Context, Trust, Watch, same_origin};
 use super::failure::{Class, Failure, OUT_OF_REACH_HINT};
 use super::reach::Reach;
 use super::redact::{authority, origin as origin_of, printable, shown};
+use super::stores::Stores;
 use crate::error::{Error, Kind};
 
 /// Maximum number of redirects of one request; more are a loop.
@@ -28,6 +29,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) trust: Trust,
     /// Whether to return a redirect to another server instead of following it.
     pub(super) stays: bool,
+    /// Circuit breakers of the servers to which the registry redirects.
+    pub(super) stores: Option<&'a Stores>,
 }
 
 /// Hint for a registry that redirects to an unusable server.
@@ -56,7 +59,7 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             .await;
         let response = sent.map_err(|failure| match same_origin(&url, &origin) {
             true => failure,
-            false => led_away(failure, &origin),
+            false => led_away(failure, &url, &origin),
         })?;
         let from_registry = trusted && outgoing.trust.registry;
         let mut answer = Answer::new(response, url.clone(), from_registry, context.options.stall_timeout());
@@ -86,6 +89,13 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             (false, _) => Trust::stranger(answer.zone()),
         };
         answer.finish().await;
+        if !home && let Some(stores) = outgoing.stores {
+            stores.check(&authority(&next)).map_err(|error| Failure {
+                error,
+                class: Class::Final,
+                elsewhere: Some(authority(&next)),
+            })?;
+        }
         url = next;
     }
     // Without the URL of the request, since this may be the answer to all requests.
@@ -135,8 +145,8 @@ pub(super) fn target(answer: &Answer, origin: &Url) -> Result<Url, Failure> {
 }
 
 /// Marks the failure of a request to a server to which a registry redirected.
-fn led_away(mut failure: Failure, origin: &Url) -> Failure {
-    failure.elsewhere = true;
+fn led_away(mut failure: Failure, url: &Url, origin: &Url) -> Failure {
+    failure.elsewhere = Some(authority(url));
     failure.error = failure
         .error
         .context(format!("`{}` redirects to another server", authority(origin)))
@@ -158,6 +168,6 @@ fn refused(message: String) -> Failure {
             "check that this address is the registry itself, and not a proxy or a login page in front of it",
         ),
         class: Class::Final,
-        elsewhere: false,
+        elsewhere: None,
     }
 }

@@ -245,6 +245,7 @@ impl Host {
             body: None,
             trust: self.trust,
             stays: false,
+            stores: None,
         };
         redirect::send(&self.context, outgoing).await
     }

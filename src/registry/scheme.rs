@@ -106,7 +106,7 @@ impl Host {
             Class::Connect => self.base.port().is_none(),
             Class::Final => false,
         };
-        if !doubtful || failure.elsewhere || self.reached.load(Ordering::Relaxed) {
+        if !doubtful || failure.elsewhere.is_some() || self.reached.load(Ordering::Relaxed) {
             return false;
         }
         let mut probe = self.plain.clone();

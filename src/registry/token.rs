@@ -266,6 +266,7 @@ impl Request<'_> {
                 body: body.clone(),
                 trust,
                 stays: false,
+                stores: None,
             };
             match redirect::send(self.context, outgoing).await {
                 Ok(mut answer) if is_passing(answer.status()) => {

@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use super::cli;
 use super::support::cli::Output;
 use super::support::fault::Canned;
-use super::support::images::{greeting, helm_chart, without_platforms};
+use super::support::image::Style;
+use super::support::images::{greeting, helm_chart, multi, without_platforms};
 use super::support::tls::{Authority, ServerTls};
 use super::support::{Action, Auth, Cli, Double, Options, When};
 
@@ -174,6 +175,39 @@ fn the_destination_is_told_of_once_for_all_images() {
     arguments.extend(images.iter().map(String::as_str));
     let output = told_once(cli.run(&arguments), 3, &format!("`{}` requires a login", closed.host()));
     at_most(5, &output);
+}
+
+#[test]
+fn a_store_to_which_a_registry_redirects_is_told_once_for_all_images() {
+    let stores = [
+        (nobody(), None, "refused the connection"),
+        (String::new(), Some(Action::End(super::support::End::Reset)), "broke"),
+        (
+            String::new(),
+            Some(Action::status(503)),
+            "answered 503 Service Unavailable",
+        ),
+        (String::new(), Some(Action::status(403)), "answered 403 Forbidden"),
+    ];
+    for (closed, action, cause) in stores {
+        let store = action.map(failing);
+        let address = store.as_ref().map_or(closed, Double::host);
+        let registry = Double::new();
+        for number in 0..IMAGES {
+            let platforms = ["linux/amd64", "linux/arm64"];
+            multi(Style::Oci, &platforms, &number.to_string()).push(&registry, &format!("team/app{number}"), "1");
+        }
+        let to = format!("http://{address}{{target}}");
+        registry.add_fault(When::get("/blobs/"), Action::redirect(307, &to));
+        let output = export(&cli(), &images(&registry.host()), &["--retries", "2"]);
+        at_most(10, &output);
+        let line = output.stderr.lines().find(|line| line.starts_with("  30 images: "));
+        let line = line.unwrap_or_else(|| panic!("{cause}: {}", output.everything()));
+        for words in [cause, &address, &registry.host()] {
+            assert!(line.contains(words), "no `{words}` in {line}");
+        }
+        output.says(&["30 of 30 images failed", "hint: "]);
+    }
 }
 
 #[test]
