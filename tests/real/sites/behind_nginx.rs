@@ -83,9 +83,17 @@ fn a_limit_that_nothing_gets_round_is_told() {
     };
     let cli = cli();
     cli.succeed(&with_names(&["export", "-o", "b.tar"], &names(&source.host())));
-    cli.run(&["import", "b.tar", "-d", &front.host()])
+    // The cause of all images is told once; which blobs were refused stands in the report.
+    let output = cli.run(&["import", "b.tar", "-d", &front.host(), "--report", "r.json"]);
+    output
         .expect_code(1)
-        .says(&["413", "sha256:", &front.host(), "client_max_body_size"]);
+        .says(&["3 images: ", "413", &front.host(), "client_max_body_size"]);
+    let report = std::fs::read(cli.folder().join("r.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    for image in report["images"].as_array().unwrap() {
+        let error = image["error"].to_string();
+        assert!(error.contains("413") && error.contains("blob sha256:"), "{error}");
+    }
     let tags: Vec<String> = ["library/alpha", "team/beta", "team/gamma"]
         .iter()
         .flat_map(|repository| target.client().tags(repository))
