@@ -364,8 +364,8 @@ impl Answer {
         if let Some(hint) = self.hint.as_deref().or(hint) {
             error = error.with_hint(hint);
         }
-        // What a host does not have, does not let be changed, or does not have so much of is a fact about one image. All else that
-        // it answers to the requests of several images in the same words has one cause.
+        // A manifest or blob that is absent, a tag that must not change, and a range beyond the end are facts about one image.
+        // All other answers that several images get in the same words have one cause.
         let is_of_image = match kind {
             Kind::NotFound => self.reads && !refusal.web_page,
             Kind::Exists => true,

@@ -13,8 +13,7 @@ const STEPS: u32 = 10;
 /// counts as one step.
 const STEP: Duration = Duration::from_millis(500);
 
-/// Waits for the next result of several that are under way. Returns `None` after five seconds without a result; `next` has
-/// to be safe to cancel.
+/// Waits for `next`. Returns `None` if it takes longer than five seconds; `next` is dropped then, so it must be cancel safe.
 pub(super) async fn soon<T>(next: impl Future<Output = T>) -> Option<T> {
     let mut next = pin!(next);
     for _ in 0..STEPS {
