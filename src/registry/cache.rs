@@ -1,9 +1,10 @@
 //! Cache of manifests by digest in one file, so that an unchanged image costs a HEAD and no pull.
 //!
-//! Each record is a line with the digest and the number of bytes, then the manifest's bytes and a line feed. Records are
-//! appended, by one process at a time (flock(2)). The file is never trusted: a manifest counts only if its bytes have the
-//! digest, so a wrong or damaged file costs a pull. A record that was cut short, since a process was killed or the disk was
-//! full, ends what is read; the next writer removes that end.
+//! Each record is a line, then the manifest's bytes, compressed, and a line feed. The line has the first eight bytes of the
+//! digest and the number of bytes, compressed and not. Earlier versions wrote the whole digest, one number, and the bytes as they are;
+//! these records are read too. Records are appended, by one process at a time (flock(2)). The file is never trusted: a manifest
+//! counts only if its bytes have the digest, so a wrong or damaged file costs a pull. A record that was cut short, since a
+//! process was killed or the disk was full, ends what is read; the next writer removes that end.
 //!
 //! When the file gets too large, its newer half is copied into a new file, which takes the name. Other processes keep
 //! reading the old file, and find the new one before they write. A fault of the file only disables the cache.
@@ -18,9 +19,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::cache_record::{self, Line, key};
 use crate::files::{Folder, Identity};
 use crate::image::digest::Digest;
-use crate::image::manifest::{MAX_MANIFEST, RawManifest};
+use crate::image::manifest::RawManifest;
 use crate::lock::Mutex;
 
 /// Name of the file in the folder of caches.
@@ -40,9 +42,6 @@ const LIMITS: Limits = Limits {
 
 /// Maximum number of digests remembered as stored by this run.
 const MAX_NEW: usize = 20_000;
-
-/// Maximum length in bytes of the line before a manifest.
-const MAX_LINE: u64 = 160;
 
 /// Maximum number of times that a write starts again since other processes replace the file.
 const MAX_RACES: u32 = 4;
@@ -98,8 +97,7 @@ struct Record {
     start: u64,
     /// Offset of the manifest.
     bytes: u64,
-    /// Number of bytes of the manifest.
-    size: usize,
+    line: Line,
 }
 
 impl ManifestCache {
@@ -132,9 +130,9 @@ impl ManifestCache {
             (store.file.clone(), *store.records.get(&key(digest))?)
         };
         let read = || {
-            let mut bytes = vec![0; record.size];
+            let mut bytes = vec![0; record.line.stored()];
             file.read_exact_at(&mut bytes, record.bytes).ok()?;
-            RawManifest::new(Bytes::from(bytes), None, Some(digest)).ok()
+            RawManifest::new(Bytes::from(record.line.restore(bytes)?), None, Some(digest)).ok()
         };
         let manifest = read();
         if manifest.is_none()
@@ -204,12 +202,11 @@ impl ManifestCache {
         if store.has(digest) {
             return Ok(Appended::AlreadyThere);
         }
-        let line = format!("{digest} {}\n", bytes.len());
-        let record = [line.as_bytes(), bytes, b"\n"].concat();
+        let (line, record) = cache_record::encode(key(digest), bytes)?;
         // Bytes after the last complete record are the rest of an interrupted write.
         store.file.set_len(store.end)?;
         store.file.write_all_at(&record, store.end)?;
-        store.add(digest, line.len(), bytes.len());
+        store.add(key(digest), line, record.len() as u64);
         if store.end <= self.limits.bytes && store.records.len() <= self.limits.records {
             return Ok(Appended::Added);
         }
@@ -297,12 +294,12 @@ impl Store {
         self.records.contains_key(&key(digest))
     }
 
-    /// Adds the record at the end. `line` and `size` are its lengths in bytes, without the line feed after the manifest.
-    fn add(&mut self, digest: &Digest, line: usize, size: usize) {
-        let bytes = self.end + line as u64;
+    /// Adds the record at the end, which has `length` bytes with its line and the line feed after the manifest.
+    fn add(&mut self, key: u64, line: Line, length: u64) {
         let start = self.end;
-        self.end = bytes + size as u64 + 1;
-        self.records.insert(key(digest), Record { start, bytes, size });
+        self.end += length;
+        let bytes = self.end - 1 - line.stored() as u64;
+        self.records.insert(key, Record { start, bytes, line });
     }
 
     /// Reads the records that other processes appended, up to the first one that is incomplete.
@@ -318,28 +315,19 @@ impl Store {
         let mut line = Vec::new();
         while self.end < length && self.records.len() <= limits.records {
             line.clear();
-            (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)?;
-            let Some((digest, size)) = parse(&line) else { break };
-            if self.end + (line.len() + size + 1) as u64 > length {
+            (&mut reader)
+                .take(cache_record::MAX_LINE)
+                .read_until(b'\n', &mut line)?;
+            let Some((key, parsed)) = Line::parse(&line) else { break };
+            let record = (line.len() + parsed.stored() + 1) as u64;
+            if self.end + record > length {
                 break;
             }
-            self.add(&digest, line.len(), size);
-            reader.seek_relative(size as i64 + 1)?;
+            self.add(key, parsed, record);
+            reader.seek_relative(parsed.stored() as i64 + 1)?;
         }
         Ok(())
     }
-}
-
-/// Parses the line before a manifest.
-fn parse(line: &[u8]) -> Option<(Digest, usize)> {
-    let (digest, size) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
-    let size = size.parse().ok().filter(|size| *size <= MAX_MANIFEST as usize)?;
-    Some((digest.parse().ok()?, size))
-}
-
-/// Returns the first eight bytes of a digest.
-fn key(digest: &Digest) -> u64 {
-    u64::from_str_radix(&digest.hex()[..16], 16).unwrap_or_default()
 }
 
 /// Locks the file against other processes.

@@ -1,4 +1,4 @@
-//! Tests of the cache of manifests: damage, limits, and several processes.
+//! Tests of the cache of manifests: damage, limits, size, and several processes.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -71,14 +71,19 @@ fn a_manifest_whose_type_is_only_in_a_header_is_not_kept() {
 fn a_file_that_is_cut_at_any_byte_keeps_its_whole_records_and_grows_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(NAME);
-    (0..3).for_each(|n| cache(folder.path()).put(&manifest(n)));
+    // Offsets of the ends of the records.
+    let ends = [0, 1, 2].map(|n| {
+        cache(folder.path()).put(&manifest(n));
+        path.metadata().unwrap().len() as usize
+    });
     let whole = std::fs::read(&path).unwrap();
-    let record = whole.len() / 3;
+    let record = ends[0];
     for length in (0..whole.len()).step_by(13).chain([record - 1, record, record + 1]) {
         for rest in [&b""[..], b"\0\0\0", b"sha256:0 9\nxx", b"\xff\n"] {
             std::fs::write(&path, [&whole[..length], rest].concat()).unwrap();
             // The line feed behind a manifest may be any byte.
-            let complete = (length + usize::from(!rest.is_empty())) / record;
+            let has = length + usize::from(!rest.is_empty());
+            let complete = ends.iter().filter(|end| **end <= has).count();
             assert_eq!(found(folder.path(), 3), (0..complete).collect::<Vec<_>>(), "{length}");
         }
         let cache = cache(folder.path());
@@ -130,6 +135,15 @@ fn a_file_of_any_content_is_no_failure() {
         format!("{digest} -1\n"),
         format!("{digest} 4194305\n"),
         format!("{digest} 0\n\n"),
+        format!("{:016x} 18446744073709551615 1\n", key(&digest)),
+        format!("{:016x} {} 1\n{{}}\n", key(&digest), i64::MAX),
+        format!("{:016x} 2 4194305\n{{}}\n", key(&digest)),
+        format!("{:016x} 2 4194304\n{{}}\n", key(&digest)),
+        format!("{:016x} 2 0\n{{}}\n", key(&digest)),
+        format!("{:016x} 2 2 2\n{{}}\n", key(&digest)),
+        format!("{:016x} 0 1\n\n", key(&digest)),
+        format!("{:016x} 2\n{{}}\n", key(&digest)),
+        format!("{digest} 2 2\n{{}}\n"),
         format!("{digest} 2\n{{}}\n").repeat(500),
         "x".repeat(100_000),
         "\n".repeat(100_000),
@@ -171,7 +185,7 @@ fn a_file_that_is_a_link_or_a_pipe_is_not_used_and_is_replaced() {
 
 #[test]
 fn a_file_beyond_its_limits_keeps_the_newer_half() {
-    for (bytes, records, left) in [(u64::MAX, 10, 5..=10), (2000, 1000, 5..=10)] {
+    for (bytes, records, left) in [(u64::MAX, 10, 5..=10), (500, 1000, 5..=10)] {
         let folder = tempfile::tempdir().unwrap();
         // A process that was killed while it wrote the new file.
         std::fs::write(folder.path().join(NEW_NAME), "x").unwrap();
@@ -185,7 +199,7 @@ fn a_file_beyond_its_limits_keeps_the_newer_half() {
         assert!(reader.get(manifest(0).digest()).is_some());
         for n in 1..40 {
             if n % 2 == 0 { &this } else { &other }.put(&manifest(n));
-            assert!(folder.path().join(NAME).metadata().unwrap().len() <= 2200);
+            assert!(folder.path().join(NAME).metadata().unwrap().len() <= 600);
         }
         assert!(reader.get(manifest(0).digest()).is_some(), "the old file is still open");
         let found = found(folder.path(), 40);
@@ -233,8 +247,13 @@ fn several_writers_lose_nothing_of_each_other() {
         }
     });
     assert_eq!(found(folder.path(), 250).len(), 250);
-    let text = std::fs::read_to_string(folder.path().join(NAME)).unwrap();
-    assert_eq!(text.lines().count(), 2 * 250, "a manifest is there twice");
+    let cache = cache(folder.path());
+    let store = cache.open(&Folder::open(folder.path()).unwrap()).unwrap();
+    let sum: u64 = (store.records.values())
+        .map(|record| record.bytes - record.start + record.line.stored() as u64 + 1)
+        .sum();
+    let length = folder.path().join(NAME).metadata().unwrap().len();
+    assert_eq!((sum, store.end), (length, length), "a manifest is there twice");
 }
 
 #[test]
@@ -291,4 +310,65 @@ fn entries_of_earlier_versions_are_removed() {
     cache(folder.path()).put(&manifest(1));
     assert!(!old.exists());
     assert_eq!(found(folder.path(), 2), [1]);
+}
+
+/// Returns an index of three platforms and its manifests, each of a base layer and a layer of its own.
+fn image(n: u64) -> Vec<RawManifest> {
+    let digest = |part: u64| Digest::sha256(&(4 * n + part).to_le_bytes());
+    let children: Vec<_> = (1..4)
+        .map(|platform| {
+            let (base, config, layer) = (digest(1 << 40), digest(1 << 50 | platform), digest(1 << 60 | platform));
+            format!(
+                r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{config}","size":299}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{base}","size":206374}},{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{layer}","size":26135}}]}}"#
+            )
+        })
+        .collect();
+    let entries = children.iter().zip(["amd64", "arm64", "s390x"]).map(|(child, architecture)| {
+        let (digest, size) = (Digest::sha256(child.as_bytes()), child.len());
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":{size},"platform":{{"architecture":"{architecture}","os":"linux"}}}}"#
+        )
+    });
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{}]}}"#,
+        entries.collect::<Vec<_>>().join(",")
+    );
+    let all = std::iter::once(index).chain(children);
+    all.map(|text| RawManifest::new(Bytes::from(text), None, None).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_manifest_takes_a_third_of_its_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifests: Vec<_> = (0..20).flat_map(image).collect();
+    let this = cache(folder.path());
+    manifests.iter().for_each(|manifest| this.put(manifest));
+    let size: usize = manifests.iter().map(|manifest| manifest.bytes().len()).sum();
+    let stored = folder.path().join(NAME).metadata().unwrap().len() as usize;
+    assert!(3 * stored < size, "{stored} of {size}");
+    let later = cache(folder.path());
+    for manifest in &manifests {
+        let back = later.get(manifest.digest()).unwrap();
+        assert_eq!(
+            (back.bytes(), back.media_type()),
+            (manifest.bytes(), manifest.media_type())
+        );
+    }
+}
+
+#[test]
+fn records_of_earlier_versions_are_read_and_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = |n| {
+        let manifest = manifest(n);
+        let text = std::str::from_utf8(manifest.bytes()).unwrap().to_owned();
+        format!("{} {}\n{text}\n", manifest.digest(), text.len())
+    };
+    std::fs::write(folder.path().join(NAME), old(0) + &old(1)).unwrap();
+    let this = cache(folder.path());
+    assert_eq!(this.get(manifest(1).digest()).unwrap().bytes(), manifest(1).bytes());
+    (0..4).for_each(|n| this.put(&manifest(n)));
+    assert!(!this.is_new(manifest(1).digest()) && this.is_new(manifest(2).digest()));
+    assert_eq!(found(folder.path(), 4), [0, 1, 2, 3]);
 }

@@ -15,6 +15,7 @@ mod blob_head;
 mod blob_store;
 mod breaker;
 mod cache;
+mod cache_record;
 mod call;
 mod challenge;
 mod content_encoding;
