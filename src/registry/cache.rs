@@ -198,13 +198,16 @@ impl ManifestCache {
 
     /// Appends a record to the locked file, unless there is one.
     fn append_locked(&self, folder: &Folder, store: &mut Store, digest: &Digest, bytes: &[u8]) -> io::Result<Appended> {
-        store.catch_up(self.limits)?;
+        let length = store.catch_up(self.limits)?;
         if store.has(digest) {
             return Ok(Appended::AlreadyThere);
         }
         let (line, record) = cache_record::encode(key(digest), bytes)?;
-        // Bytes after the last complete record are the rest of an interrupted write.
-        store.file.set_len(store.end)?;
+        if length > store.end {
+            // These bytes are the rest of an interrupted write. A file that is not cut is written to the disk less often: ext4
+            // writes the page at the cut with its next commit.
+            store.file.set_len(store.end)?;
+        }
         store.file.write_all_at(&record, store.end)?;
         store.add(key(digest), line, record.len() as u64);
         if store.end <= self.limits.bytes && store.records.len() <= self.limits.records {
@@ -302,9 +305,10 @@ impl Store {
         self.records.insert(key, Record { start, bytes, line });
     }
 
-    /// Reads the records that other processes appended, up to the first one that is incomplete.
-    fn catch_up(&mut self, limits: Limits) -> io::Result<()> {
-        let length = self.file.metadata()?.len().min(limits.bytes.saturating_mul(2));
+    /// Reads the records that other processes appended, up to the first one that is incomplete. Returns the length of the file.
+    fn catch_up(&mut self, limits: Limits) -> io::Result<u64> {
+        let all = self.file.metadata()?.len();
+        let length = all.min(limits.bytes.saturating_mul(2));
         if length < self.end {
             self.records.clear();
             self.end = 0;
@@ -326,7 +330,7 @@ impl Store {
             self.add(key, parsed, record);
             reader.seek_relative(parsed.stored() as i64 + 1)?;
         }
-        Ok(())
+        Ok(all)
     }
 }
 

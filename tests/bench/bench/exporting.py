@@ -24,13 +24,15 @@ class Scenario:
     rounds: int
     delay: int = 0
     limits: tuple = ()
+    # goal for the bytes written to the bundle's size
+    written: float = 1.01
 
 
 # limits: (what, to which tool, at most)
 SCENARIOS = [
     Scenario("base", "1.2 GB in 6 images of 2 to 4 platforms", "base", 5, 0, (("floor", 1.0), ("skopeo", 0.3))),
-    Scenario("small", "200 small images of 3 platforms", "small", 3),
-    Scenario("delayed", "200 small images of 3 platforms, behind 40 ms", "small", 2, 20, (("skopeo", 0.1),)),
+    Scenario("small", "200 small images of 3 platforms", "small", 3, written=1.02),
+    Scenario("delayed", "200 small images of 3 platforms, behind 40 ms", "small", 2, 20, (("skopeo", 0.1),), 1.02),
     Scenario("huge", "One image with a layer of 4.2 GB", "huge", 3, 0, (("floor", 1.0),)),
 ]
 
@@ -75,7 +77,7 @@ def scenario_table(scenario, options):
     say(f"export, {scenario.name}: {scenario.title}")
     images = corpus.make(options.work, scenario.corpus, options.scale)
     corpus.warm(images)
-    # In a small bundle the cache of manifests weighs as much as the goals on what is written allow for.
+    # In a small bundle the cache of manifests and the journal weigh as much as the goals on what is written allow for.
     tools = [*EXPORTERS, DockerMirrorWithoutCache()] if scenario.name == "small" else EXPORTERS
     rounds = Rounds(tools, options.tools)
     bundle_size = 0
@@ -102,8 +104,8 @@ def scenario_table(scenario, options):
     for words, name in [("", "docker-mirror"), (" without the cache of manifests", DockerMirrorWithoutCache.name)]:
         if mine := rounds.runs.get(name):
             written, disk = max(r.written for r in mine), max(r.disk for r in mine)
-            text.append(table.goal(f"bytes written{words} to the bundle's size", written / bundle_size, 1.01))
-            text.append(table.goal(f"peak disk{words} to the bundle's size", disk / bundle_size, 1.01))
+            text.append(table.goal(f"bytes written{words} to the bundle's size", written / bundle_size, scenario.written))
+            text.append(table.goal(f"peak disk{words} to the bundle's size", disk / bundle_size, scenario.written))
     if ours:
         text.append(table.goal("peak memory", max(r.memory for r in ours) / MIB, 64, " MiB"))
     return "\n".join(text)
