@@ -7,7 +7,7 @@ use crate::bundle::read::stream::pipe::Incoming;
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::registry::Registries;
-use crate::transfer::import::{BundleBlobs, PipeBlobs};
+use crate::transfer::bundle_blobs::{BundleBlobs, PipeBlobs};
 use crate::transfer::mirror::RegistryBlobs;
 use crate::transfer::push::pipe::feed::PipeFeed;
 use crate::transfer::push::request::PushRequest;

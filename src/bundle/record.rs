@@ -195,7 +195,13 @@ impl Recorded {
             reference: String,
         }
         let record = serde_json::from_str::<ImageRecord>(raw.get());
-        let record = record.map(Arc::new).map_err(|e| {
+        let record = record.map(|mut record| {
+            // A list that grew has room for four platforms, and most images have one.
+            record.kept.shrink_to_fit();
+            record.dropped.shrink_to_fit();
+            Arc::new(record)
+        });
+        let record = record.map_err(|e| {
             let what = format!("its entry in `{}` cannot be used", MEMBER);
             Error::new(Kind::Malformed, what).with_source(e).with_hint(EDITED)
         });

@@ -1,15 +1,14 @@
 //! Reads the index of an archive (`index.json`) entry by entry, so that a faulty entry affects only its own image.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::annotations::Annotations;
 use super::descriptor::BROKEN;
 use super::fields::Object;
 use super::head::{check_fields, head};
 use super::json::Capped;
-use super::manifest::{Annotations, Entry, MAX_ENTRIES, WireDescriptor};
+use super::manifest::{Entry, MAX_ENTRIES, WireDescriptor};
 use super::media_type::Shape;
 use crate::error::{Error, Kind, Result};
 
@@ -18,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 #[derive(Debug)]
 pub(crate) struct FaultyEntry {
     /// Annotations of the entry, if readable, for the name of the image.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Annotations,
     /// Error of the entry.
     pub error: Error,
 }
@@ -54,14 +53,14 @@ fn entry(raw: &RawValue) -> Result<Entry, FaultyEntry> {
 }
 
 /// Returns the annotations of an entry, even of a faulty entry.
-fn annotations(raw: &RawValue) -> BTreeMap<String, String> {
+fn annotations(raw: &RawValue) -> Annotations {
     #[derive(Deserialize)]
     struct Annotated {
         #[serde(default)]
         annotations: Option<Annotations>,
     }
     let read = serde_json::from_str::<Annotated>(raw.get());
-    read.ok().and_then(|entry| entry.annotations).unwrap_or_default().0
+    read.ok().and_then(|entry| entry.annotations).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -91,7 +90,10 @@ mod tests {
         let entries = entries(index.as_bytes()).unwrap();
         let good: Vec<bool> = entries.iter().map(Result::is_ok).collect();
         assert_eq!(good, [true, false, false, false, false, false, false, false, true]);
-        assert_eq!(entries[1].as_ref().unwrap_err().annotations[REF_NAME], upper);
+        assert_eq!(
+            entries[1].as_ref().unwrap_err().annotations.get(REF_NAME),
+            Some(&*upper)
+        );
     }
 
     #[test]

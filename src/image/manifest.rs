@@ -3,13 +3,13 @@
 //! The bytes are never rebuilt from a view, since the digest covers unknown fields, order and white space too.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
+pub(crate) use super::annotations as annotation;
+use super::annotations::Annotations;
 use super::budget::Held;
 use super::descriptor::{BROKEN, Descriptor};
 use super::digest::Digest;
@@ -17,7 +17,7 @@ use super::fields::Object;
 pub(crate) use super::head::MAX_MANIFEST;
 pub(crate) use super::head::declared_type;
 use super::head::{Head, check_media_type, head};
-use super::json::{Capped, Key, Members};
+use super::json::{Capped, Members};
 use super::media_type::{self, Shape};
 use super::platform::Platform;
 use crate::error::{Error, Kind, Result};
@@ -33,42 +33,6 @@ pub(crate) const MAX_ENTRIES: usize = 10_000;
 /// Maximum number of layers of a manifest. Docker mounts 125 and overlayfs 500, but programs that put other things than
 /// images into registries have some thousand of them; the 4 MiB that registries accept hold some 16,000.
 pub(crate) const MAX_LAYERS: usize = 10_000;
-
-/// The annotations of index entries that this program reads. Other annotations are dropped, since there may be very many.
-pub(crate) mod annotation {
-    /// containerd's annotation with the full name of an image.
-    pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
-    /// containerd's annotation on a manifest that refers to another.
-    pub(crate) const CONTAINERD_SUBJECT: &str = "io.containerd.manifest.subject";
-    /// OCI's annotation, which holds a full name or only a tag (OCI image-spec, annotations.md).
-    pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-    /// OCI's annotation for the image that this one was built on, which some programs misuse for the name.
-    pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
-    /// BuildKit's annotation with the kind of an entry that is not an image, such as `attestation-manifest`.
-    pub(crate) const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
-    /// BuildKit's annotation with the digest of the image that an attestation describes.
-    pub(crate) const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
-
-    /// Annotation of cosign and hauler with the kind of an entry in a layout: an image, or an attachment of an image.
-    pub(crate) const KIND: &str = "kind";
-    /// hauler's annotation with the digest of the manifest that an attachment or referrer belongs to.
-    pub(crate) const HAULER_SUBJECT: &str = "hauler.dev/subject-digest";
-
-    /// Annotations that identify an image in a layout.
-    pub(crate) const NAMES: [&str; 3] = [CONTAINERD_NAME, REF_NAME, KIND];
-
-    /// All annotations that this program reads.
-    pub(super) const READ: [&str; 8] = [
-        CONTAINERD_NAME,
-        CONTAINERD_SUBJECT,
-        REF_NAME,
-        BASE_NAME,
-        REFERENCE_TYPE,
-        REFERENCE_DIGEST,
-        KIND,
-        HAULER_SUBJECT,
-    ];
-}
 
 /// A manifest or index: its exact bytes, verified against their digest, and the parsed view.
 pub struct RawManifest {
@@ -109,8 +73,8 @@ pub struct Entry {
     pub descriptor: Descriptor,
     /// Platform that the entry states.
     pub platform: Option<Platform>,
-    /// Annotations of the entry that this program reads, in the order of their keys.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations of the entry that this program reads.
+    pub annotations: Annotations,
 }
 
 /// The content of a manifest with a config and layers.
@@ -130,7 +94,7 @@ impl Entry {
     /// Attestations are entries with BuildKit's type `attestation-manifest`, and other entries for the platform
     /// `unknown/unknown` that name their subject in BuildKit's annotation.
     pub(crate) fn attested(&self) -> Option<&str> {
-        let of_entry = |key| self.annotations.get(key).map(String::as_str);
+        let of_entry = |key| self.annotations.get(key);
         let runs_nowhere = |platform: &Platform| platform.os == "unknown" && platform.architecture == "unknown";
         let describes = of_entry(annotation::REFERENCE_TYPE) == Some("attestation-manifest")
             || self.platform.as_ref().is_some_and(runs_nowhere);
@@ -210,16 +174,10 @@ impl RawManifest {
             texts.map(|text| text.len() + ALLOCATION).sum()
         };
         let entry = |entry: &Entry| -> usize {
-            let annotations = entry.annotations.iter();
-            // A `BTreeMap` of a few annotations allocates one node with room for eleven.
-            let node = if entry.annotations.is_empty() { 0 } else { 600 };
             size_of::<Entry>() - size_of::<Descriptor>()
                 + blob(&entry.descriptor)
                 + entry.platform.as_ref().map_or(0, platform)
-                + node
-                + annotations
-                    .map(|(key, value)| key.len() + value.len() + 2 * ALLOCATION)
-                    .sum::<usize>()
+                + entry.annotations.memory(ALLOCATION)
         };
         let view: usize = match &self.view {
             View::Index(index) => index.entries.iter().map(entry).sum(),
@@ -302,43 +260,6 @@ pub(super) struct WireDescriptor {
     annotations: Option<Annotations>,
 }
 
-/// The annotations that this program reads.
-#[derive(Default)]
-pub(super) struct Annotations(pub(super) BTreeMap<String, String>);
-
-impl<'de> Deserialize<'de> for Annotations {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Collect;
-        impl<'de> Visitor<'de> for Collect {
-            type Value = BTreeMap<String, String>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("annotations")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut kept = BTreeMap::new();
-                while let Some(Key(key)) = map.next_key()? {
-                    if !annotation::READ.contains(&&*key) {
-                        map.next_value::<IgnoredAny>()?;
-                        continue;
-                    }
-                    // Go programs read `null` as an empty text.
-                    let value = map.next_value::<Option<String>>()?.unwrap_or_default();
-                    if kept.get(&key).is_some_and(|first| *first != value) {
-                        let what = format_args!("the field `{key}` appears twice, with different values");
-                        return Err(A::Error::custom(what));
-                    }
-                    kept.insert(key, value);
-                }
-                kept.retain(|_, value: &mut String| !value.is_empty());
-                Ok(kept)
-            }
-        }
-        deserializer.deserialize_map(Collect).map(Self)
-    }
-}
-
 impl WireDescriptor {
     pub(super) fn check(self) -> Result<Entry> {
         if i64::try_from(self.size).is_err() {
@@ -355,7 +276,7 @@ impl WireDescriptor {
                 size: self.size,
             },
             platform: self.platform,
-            annotations: self.annotations.unwrap_or_default().0,
+            annotations: self.annotations.unwrap_or_default(),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Values without I/O: references, digests, platforms, manifests as they were fetched, and trees of manifests.
 
+pub(crate) mod annotations;
 pub(crate) mod budget;
 pub(crate) mod config;
 pub(crate) mod descriptor;

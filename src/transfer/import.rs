@@ -5,18 +5,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::attach::Attacher;
 use super::blocking::blocking;
+use super::bundle_blobs::{BundleBlobs, PipeBlobs};
 use super::push::asked_image::AskedImage;
 use super::push::destination;
-use super::push::pipe::blob_buffer::WINDOW;
-use super::push::pipe::feed::{KeptBlobs, PipeFeed};
+use super::push::pipe::feed::PipeFeed;
 use super::push::push_all::push_arriving;
 use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
 use super::push::request::{BlobOrigin, PushItem, PushRequest};
@@ -30,7 +26,6 @@ use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
-use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
@@ -38,12 +33,8 @@ use crate::image::reference::Reference;
 use crate::image::tree::{ImageTree, IndexMode, platform_list};
 use crate::inventory::images::missing_in_words;
 use crate::progress::{Progress, human_bytes};
-use crate::registry::{BlobSource, BlobStream, Registries};
+use crate::registry::Registries;
 use crate::text::{Warnings, counted, shorten};
-
-/// Maximum number of bytes of a bundle read at a time.
-/// Larger reads are not faster, and each blob in flight holds a buffer of this size.
-const PIECE: usize = 256 << 10;
 
 /// The images of a bundle to import, with their platforms and referrers.
 #[derive(Debug, Clone, Default)]
@@ -351,8 +342,9 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
             let listed = report::bytes_of_lists(&tree);
             Ok((tree, listed))
         };
-        let mut known = HashMap::new();
-        let mut trees = Vec::new();
+        // The position in `trees` of the first image with each content, and the bytes of its lists in a report.
+        let mut known: HashMap<_, Result<(usize, u64)>> = HashMap::new();
+        let mut trees: Vec<ReadImage> = Vec::new();
         let mut separate = HashSet::new();
         let broken = bundle.broken().iter().filter_map(|broken| broken.name.as_ref());
         let mut failed: HashSet<String> = broken.map(Reference::name).collect();
@@ -374,19 +366,28 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
             }
             let repository = attacher.depends_on_repository().then(|| image.name.name());
             let key = (image.content(), repository);
-            let tree: &Result<(ImageTree, u64)> = known.entry(key).or_insert_with(|| read(image, &mut attacher));
-            let named = match tree {
-                // The lists that a report repeats under each name of an image count against the memory budget.
-                Ok((tree, listed)) => bundle.budget().take(*listed).map(|()| named(tree, image)),
-                Err(error) => Err(error.clone()),
+            let tree = match known.get(&key) {
+                Some(Ok((first, listed))) => trees[*first].1.clone().map(|tree| (tree, *listed)),
+                Some(Err(error)) => Err(error.clone()),
+                None => read(image, &mut attacher),
             };
+            // The lists that a report repeats under each name of an image count against the memory budget.
+            let named = tree.and_then(|(tree, listed)| {
+                bundle.budget().take(listed)?;
+                Ok((named(&tree, image), listed))
+            });
+            known.entry(key).or_insert_with(|| match &named {
+                Ok((_, listed)) => Ok((trees.len(), *listed)),
+                Err(error) => Err(error.clone()),
+            });
             if named.is_err() && image.attached_to.is_none() {
                 failed.insert(image.name.name());
             }
+            let named = named.map(|(tree, _)| tree);
             trees.push((place, named.map_err(|e| image.place_error(e))));
         }
         // Images with a cosign tag were read last; reports follow the order of the bundle.
-        trees.sort_by_key(|(place, _)| *place);
+        trees.sort_unstable_by_key(|(place, _)| *place);
         (trees, reserved)
     };
     blocking(work).await
@@ -401,97 +402,4 @@ pub(super) fn named(tree: &ImageTree, image: &BundledImage) -> ImageTree {
         tree.choose(IndexMode::Auto);
     }
     tree
-}
-
-/// The blobs of a bundle, as a source for a push.
-pub(crate) struct BundleBlobs(pub(crate) Arc<Bundle>);
-
-impl BlobSource for BundleBlobs {
-    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
-        let (bundle, digest) = (self.0.clone(), descriptor.digest.clone());
-        // A small blob gets a small buffer: there may be many in flight.
-        let most = usize::try_from(descriptor.size).map_or(PIECE, |size| size.min(PIECE));
-        let pieces = stream::try_unfold((offset, Bytes::new()), move |(at, former)| {
-            let piece = read_piece(&bundle, &digest, at, former, most);
-            async move { Ok(piece?.map(|(piece, length)| (piece.slice(..length), (at + length as u64, piece)))) }
-        });
-        Box::pin(async move { Ok(pieces.boxed()) })
-    }
-}
-
-/// Reads the next bytes of a blob to the start of a buffer of `most` bytes.
-/// The read blocks the current thread on purpose, since handing it to another thread costs more than the read itself. The
-/// former buffer is reused once the connection has released it.
-fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes, most: usize) -> Result<Option<(Bytes, usize)>> {
-    let mut buffer = match former.try_into_mut() {
-        Ok(buffer) if buffer.len() == most => buffer,
-        _ => BytesMut::zeroed(most),
-    };
-    let length = bundle.read_at(digest, at, &mut buffer)?.min(most);
-    Ok((length > 0).then(|| (buffer.freeze(), length)))
-}
-
-impl BlobOrigin for BundleBlobs {
-    fn describe(&self, digest: &Digest) -> String {
-        self.0.describe(digest)
-    }
-
-    fn hint(&self) -> &'static str {
-        "the bundle was modified or corrupted in transit: copy it again, and compare checksums"
-    }
-
-    fn fail_over(&self, digest: &Digest) -> bool {
-        self.0.next_copy(digest)
-    }
-}
-
-/// The blobs of a bundle in a pipe: the blobs of its front, and the blobs that come out of the pipe.
-pub(crate) struct PipeBlobs {
-    front: BundleBlobs,
-    kept: Arc<KeptBlobs>,
-}
-
-impl PipeBlobs {
-    pub(crate) fn new(front: Arc<Bundle>, feed: &PipeFeed) -> Self {
-        Self {
-            front: BundleBlobs(front),
-            kept: feed.kept(),
-        }
-    }
-}
-
-impl BlobSource for PipeBlobs {
-    fn can_replay(&self, descriptor: &Descriptor) -> bool {
-        let flow = self.kept.get(&descriptor.digest);
-        flow.map_or(descriptor.size <= WINDOW, |flow| flow.can_replay())
-            || self.front.0.size_of(&descriptor.digest).is_some()
-    }
-
-    fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
-        if let Some(flow) = self.kept.get(&descriptor.digest) {
-            return Box::pin(async move { flow.stream(offset) });
-        }
-        if self.front.0.size_of(&descriptor.digest).is_some() {
-            return self.front.open(descriptor, offset);
-        }
-        let gone = format!("blob {} is no longer available from the pipe", descriptor.digest);
-        let error = Error::new(Kind::NotFound, gone)
-            .with_hint("the registry needs it again: run the import again, or import the bundle as a file");
-        Box::pin(async move { Err(error) })
-    }
-}
-
-impl BlobOrigin for PipeBlobs {
-    fn describe(&self, digest: &Digest) -> String {
-        let flow = self.kept.get(digest);
-        flow.map_or_else(|| self.front.describe(digest), |flow| flow.place().to_owned())
-    }
-
-    fn hint(&self) -> &'static str {
-        self.front.hint()
-    }
-
-    fn fail_over(&self, _digest: &Digest) -> bool {
-        false
-    }
 }

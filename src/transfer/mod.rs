@@ -2,6 +2,7 @@
 
 mod attach;
 mod blocking;
+pub(crate) mod bundle_blobs;
 pub mod export;
 pub mod import;
 pub(crate) mod inspect;

@@ -101,7 +101,7 @@ impl<'a> PinnedNames<'a> {
     }
 
     fn stated_by(entry: &Entry) -> [Option<&str>; 2] {
-        [names::CONTAINERD_NAME, names::REF_NAME].map(|key| entry.annotations.get(key).map(String::as_str))
+        [names::CONTAINERD_NAME, names::REF_NAME].map(|key| entry.annotations.get(key))
     }
 }
 

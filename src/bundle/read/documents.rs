@@ -1,5 +1,6 @@
 //! Cache of the manifests and image configs of all opened bundles: each is parsed once for all names and parents.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,12 +11,17 @@ use crate::image::budget::{Budget, Held};
 use crate::image::config::Config;
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
+use crate::image::media_type;
 use crate::lock::Mutex;
 
 /// Maximum number of times that one document is read. When memory is short, unused documents are
 /// dropped and read again for the next image. A document that is read more often belongs to many images that are too
 /// large.
 const MAX_READS: u32 = 8;
+
+/// Number of configs that are kept although they were read only once. Hardly any config belongs to several images, and one
+/// that is read again is kept.
+const KEPT_CONFIGS: usize = 256;
 
 /// Number of descriptors that all images of a run together may always visit.
 ///
@@ -48,8 +54,10 @@ pub(super) struct Documents {
 struct Known {
     /// By digest and declared media type:
     /// a manifest that does not state its type is parsed as its parent declares.
-    manifests: HashMap<(Digest, Option<String>), Result<Arc<RawManifest>, Broken>>,
+    manifests: HashMap<(Digest, Option<Cow<'static, str>>), Result<Arc<RawManifest>, Broken>>,
     configs: HashMap<Digest, Result<Arc<KnownConfig>, Broken>>,
+    /// Number of configs at which those that were read only once are dropped.
+    most_configs: usize,
     reads: HashMap<Digest, u32>,
     /// Number of descriptors that all documents list.
     descriptors: u64,
@@ -71,6 +79,16 @@ impl Known {
             .retain(|_, m| m.as_ref().is_ok_and(|m| Arc::strong_count(m) > 1));
         self.configs
             .retain(|_, c| c.as_ref().is_ok_and(|c| Arc::strong_count(c) > 1));
+    }
+
+    /// Drops the configs that were read only once, if there are many.
+    fn drop_configs(&mut self) {
+        if self.configs.len() >= self.most_configs {
+            let reads = &self.reads;
+            self.configs
+                .retain(|digest, config| config.is_err() || reads.get(digest).is_some_and(|reads| *reads > 1));
+            self.most_configs = KEPT_CONFIGS.max(2 * self.configs.len());
+        }
     }
 
     fn count_read(&mut self, digest: &Digest) -> Result<()> {
@@ -150,7 +168,7 @@ impl Documents {
         read: impl FnOnce() -> Result<Bytes>,
     ) -> Result<Arc<RawManifest>> {
         let mut known = self.known.lock();
-        let key = (digest.clone(), declared);
+        let key = (digest.clone(), declared.map(media_type::shared));
         match known.manifests.get(&key) {
             Some(Ok(manifest)) => {
                 let manifest = manifest.clone();
@@ -192,6 +210,7 @@ impl Documents {
             Some(Err(broken)) => return Err(broken.error.clone()),
             None => {}
         }
+        known.drop_configs();
         known.count_read(digest)?;
         // The parsed layer digests take less memory than their text, so twice the size is enough.
         let held = Self::in_budget(&mut known, || self.budget.hold(size.saturating_mul(2)))?;

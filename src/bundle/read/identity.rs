@@ -4,13 +4,13 @@
 //! of the root, or of the original that the record names. Building the tree proves that the original is in the bundle and
 //! that the root was made from the original.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use super::contents::BundledImage;
 use super::store::Store;
 use crate::bundle::record::ImageRecord;
 use crate::error::{Error, Kind, Result};
+use crate::image::annotations::Annotations;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::digest_tag;
@@ -47,11 +47,7 @@ pub(super) fn check_tag(image: &BundledImage, store: &Store) -> Result<()> {
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the image has another digest, or a name with a digest cannot be parsed.
-pub(super) fn check_annotations(
-    annotations: &BTreeMap<String, String>,
-    root: &Digest,
-    record: Option<&ImageRecord>,
-) -> Result<()> {
+pub(super) fn check_annotations(annotations: &Annotations, root: &Digest, record: Option<&ImageRecord>) -> Result<()> {
     check_bare(annotations, root, record)?;
     for text in names(annotations).filter(|text| text.contains('@')) {
         let name: Reference = text.parse().map_err(|e: Error| {
@@ -72,16 +68,12 @@ pub(super) fn has_own_digest(entry: &Entry) -> bool {
 ///
 /// # Errors
 /// [`Kind::Integrity`] if the image has another digest.
-pub(super) fn check_bare(
-    annotations: &BTreeMap<String, String>,
-    root: &Digest,
-    record: Option<&ImageRecord>,
-) -> Result<()> {
+pub(super) fn check_bare(annotations: &Annotations, root: &Digest, record: Option<&ImageRecord>) -> Result<()> {
     let mut stated = names(annotations).filter_map(|text| text.parse::<Digest>().ok());
     stated.try_for_each(|stated| compare(&stated, &stated, root, record))
 }
 
-fn names(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
+fn names(annotations: &Annotations) -> impl Iterator<Item = &str> {
     let keys = [CONTAINERD_NAME, REF_NAME].into_iter();
     keys.filter_map(|key| annotations.get(key))
 }

@@ -252,10 +252,11 @@ impl Bundle {
 
     fn from_archives(
         archives: Vec<Result<Archive, BrokenArchive>>,
-        store: Store,
+        mut store: Store,
         warnings: Warnings,
         options: &OpenOptions,
     ) -> Result<Self> {
+        store.compact();
         let rules = Rules {
             names: &options.names,
             max_unpacked: options.max_unpacked,

@@ -1,11 +1,10 @@
 //! Determines the name of an image in an archive: different programs store the name in different places.
 
-use std::collections::BTreeMap;
-
 use super::archive::Archive;
 use super::broken::BrokenImage;
 use super::store::Store;
 use crate::error::{Error, Kind, Result};
+use crate::image::annotations::Annotations;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::manifest::View;
@@ -17,7 +16,7 @@ use crate::text::{few, quote};
 pub(super) use crate::image::manifest::annotation::{BASE_NAME, CONTAINERD_NAME, REF_NAME};
 
 /// Returns whether an index entry has a name, or a part of a name.
-pub(super) fn is_named(annotations: &BTreeMap<String, String>) -> bool {
+pub(super) fn is_named(annotations: &Annotations) -> bool {
     [CONTAINERD_NAME, REF_NAME, BASE_NAME]
         .iter()
         .any(|key| annotations.contains_key(*key))
@@ -33,14 +32,14 @@ const LOOKED_AT: usize = 100;
 /// # Errors
 /// [`Kind::Usage`] if there is no name, with a hint.
 pub(super) fn entry_names(
-    annotations: &BTreeMap<String, String>,
+    annotations: &Annotations,
     repo_tags: &[String],
     given: Option<&Reference>,
     place: usize,
 ) -> Result<Vec<Reference>> {
     let mut unreadable = None;
     // Some programs put a bare digest where a name belongs: it identifies the image, but is not a name.
-    let annotation = |key: &str| annotations.get(key).map(String::as_str).filter(|text| !is_digest(text));
+    let annotation = |key: &str| annotations.get(key).filter(|text| !is_digest(text));
     let mut read = |text: &str| match text.parse::<Reference>() {
         Ok(name) => Some(name),
         Err(e) => {
@@ -84,7 +83,7 @@ pub(super) fn entry_names(
             match (annotations.get(BASE_NAME), error.hint().map(str::to_owned)) {
                 (Some(base), Some(hint)) => error.with_hint(format!(
                     "{hint}; the archive says that it is based on `{}`",
-                    quote(&base)
+                    quote(base)
                 )),
                 _ => error,
             }
@@ -170,10 +169,11 @@ mod tests {
     use super::*;
 
     fn names(annotations: &[(&str, &str)], repo_tags: &[&str], given: Option<&str>) -> String {
-        let annotations = annotations
+        let annotations: serde_json::Map<_, _> = annotations
             .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .map(|(k, v)| ((*k).to_owned(), (*v).into()))
             .collect();
+        let annotations = serde_json::from_str(&serde_json::Value::from(annotations).to_string()).unwrap();
         let repo_tags: Vec<String> = repo_tags.iter().map(|t| (*t).to_owned()).collect();
         let given: Option<Reference> = given.map(|text| text.parse().unwrap());
         match entry_names(&annotations, &repo_tags, given.as_ref(), 3) {

@@ -3,17 +3,18 @@
 //! The record is a claim of the bundle's author. It states the original of an image and which of two indexes is published
 //! under the name, both of which are proved when the tree is built. No other field of the record is trusted.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
 use super::archive::Archive;
 use super::broken::BrokenImage;
-use super::contents::{BadDocument, Contents, LostReferrer};
+use super::contents::{BadDocument, BundledImage, Contents, LostReferrer};
 use super::names::{CONTAINERD_NAME, REF_NAME};
 use crate::bundle::layout::name_in_bundle;
 use crate::bundle::record::{self, EDITED, FORMAT_VERSION, ImageRecord, MAX_SIZE, Recorded, RecordedImage};
 use crate::error::{Error, Kind, Result};
+use crate::image::annotations::Annotations;
 use crate::image::budget::{Budget, Held};
 use crate::image::digest::Digest;
 use crate::image::manifest::Entry;
@@ -85,7 +86,7 @@ pub(super) fn check_root(archive: &Archive, name: &Reference, record: &ImageReco
 ///
 /// # Errors
 /// [`Kind::Malformed`] with both names.
-pub(super) fn check_names(archive: &Archive, name: &Reference, annotations: &BTreeMap<String, String>) -> Result<()> {
+pub(super) fn check_names(archive: &Archive, name: &Reference, annotations: &Annotations) -> Result<()> {
     let names = (annotations.get(CONTAINERD_NAME), annotations.get(REF_NAME));
     let (Some(first), Some(second)) = names else {
         return Ok(());
@@ -151,7 +152,7 @@ impl<'a> TaggedReferrers<'a> {
             "`{}`: {digest} is called `{}` in `index.json` and `{}` in `{}`",
             quote(&archive.label),
             quote(name),
-            quote(stated.iter().min().unwrap_or(name)),
+            quote(stated.iter().min().map_or(name, String::as_str)),
             record::MEMBER
         );
         Err(Error::new(Kind::Malformed, what).with_hint(EDITED))
@@ -190,12 +191,9 @@ pub(super) fn compare(archive: &Archive, recorded: &Recorded, entries: &HashSet<
         .iter()
         .filter_map(|image| Some((stated_root(image.record.as_ref().ok()?), image.reference.as_str())))
         .collect();
-    for image in std::mem::take(&mut contents.images) {
-        let other = roots.get(&image.root.digest).filter(|_| image.record.is_none());
-        let Some(other) = other else {
-            contents.images.push(image);
-            continue;
-        };
+    let is_other = |image: &mut BundledImage| image.record.is_none() && roots.contains_key(&image.root.digest);
+    for image in contents.images.extract_if(.., is_other) {
+        let other = roots[&image.root.digest];
         let what = format!(
             "`{}`: {} is called `{}` in `index.json` and `{}` in `{}`",
             quote(&archive.label),

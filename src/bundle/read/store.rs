@@ -131,6 +131,11 @@ impl Store {
         Ok(())
     }
 
+    /// Fills the nodes of the tree of places, which are little more than half full after they grew entry by entry.
+    pub(super) fn compact(&mut self) {
+        self.blobs = std::mem::take(&mut self.blobs).into_iter().collect();
+    }
+
     /// Refuses an archive of this many blobs if they leave too little memory for other archives.
     ///
     /// # Errors

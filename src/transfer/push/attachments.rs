@@ -38,7 +38,7 @@ pub(super) async fn attach(
     let tree = putter.item.tree.clone();
     let mut lost = LostAttachments::default();
     for attachment in attachments_of_manifests(&tree.attachments, variant.all()) {
-        if let Some(why) = lost.reason(attachment, |blob| putter.lost.get(blob).cloned()) {
+        if let Some(why) = lost.reason(attachment, |blob| putter.lost.as_ref()?.get(blob).cloned()) {
             left.add(attachment, &why);
         } else if !put_attachment(putter, attachment, effects, left).await? {
             lost.add(attachment);

@@ -1,7 +1,6 @@
 //! The main loop of a push: starts blobs and manifests, and records the outcome of each image.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -9,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::compare::{Comparison, compare};
 use super::destination::{with_destination_side, with_path_hint};
 use super::ensure_blob::{self, EnsureOptions};
-use super::grouping::{Grouping, Repository};
+use super::grouping::{Grouping, Repository, TreeGroups};
 use super::held_back::HeldBack;
 use super::image_state::{Image, Images};
 use super::lost_blobs;
@@ -30,8 +29,9 @@ use crate::text::Warnings;
 
 /// The result of a push.
 pub(crate) struct PushResult {
-    /// One report for each image, in the order of the items.
-    pub(crate) images: Vec<ImageReport>,
+    /// One report for each image, in the order of the items. They are not copied out of the images, since there are many.
+    #[allow(clippy::vec_box)]
+    pub(crate) images: Vec<Box<ImageReport>>,
     /// Warnings about the rest of a bundle in a pipe.
     pub(crate) warnings: Warnings,
     /// Error in the rest of a bundle in a pipe, even if no image failed because of it.
@@ -59,8 +59,10 @@ pub(crate) async fn push(
         .collect();
     let mut engine = Engine::new(items, there, comparisons, request, registry, progress);
     engine.run(feed).await?;
+    // The reports take the memory of the plan.
+    drop((engine.scheduler, engine.repositories));
     Ok(PushResult {
-        images: engine.images.list.into_iter().map(|image| image.report).collect(),
+        images: engine.images.list.into_iter().map(Image::into_report).collect(),
         warnings: engine.warnings,
         bundle_error: engine.bundle_error,
     })
@@ -119,29 +121,37 @@ impl<'a> Engine<'a> {
             let (_, group) = grouping.add(item);
             grouping.groups[group].in_place = true;
         }
+        // The first image with each digest in each repository.
+        let mut firsts = HashMap::new();
         for (number, (item, comparison)) in items.into_iter().zip(comparisons).enumerate() {
             let (repository, group) = grouping.add(&item);
             let root = item.tree.pushed().root.digest().clone();
-            *grouping.repositories[repository].tags.entry(root).or_default() += 1;
             let mut image = Image::new(item, repository);
+            let first = *firsts.entry((repository, root)).or_insert(number);
+            if first < number {
+                image.shares_digest = true;
+                engine.images.list[first].shares_digest = true;
+            }
             let group = &mut grouping.groups[group];
             group.in_place |= image.apply(comparison);
             group.alive |= image.alive;
             group.members.push(number);
             engine.images.list.push(image);
         }
-        engine.repositories = grouping.repositories;
-        engine.images.groups = grouping.groups;
+        drop(firsts);
+        let (repositories, groups, trees) = grouping.into_parts();
+        engine.repositories = repositories;
+        engine.images.groups = groups;
         engine.held = HeldBack::new(&engine.images.list);
         engine.images.alive = engine.images.list.iter().filter(|image| image.alive).count();
-        engine.images.failed = engine.images.list.iter().any(|image| image.report.error.is_some());
+        engine.images.failed = engine.images.list.iter().any(|image| image.error().is_some());
         engine.images.stop = request.fail_fast && engine.images.failed;
-        engine.plan(grouping.trees);
+        engine.plan(trees);
         engine
     }
 
     /// Queues the blobs of all images, or counts blobs that are known to be in place as skipped.
-    fn plan(&mut self, mut trees: Vec<(Arc<ImageTree>, Vec<usize>)>) {
+    fn plan(&mut self, mut trees: Vec<TreeGroups>) {
         let images = &mut self.images;
         let needs = images.groups.iter().filter(|group| group.alive && !group.in_place);
         let needy: HashSet<usize> = needs.map(|group| group.repository).collect();
@@ -159,8 +169,8 @@ impl<'a> Engine<'a> {
                 if group.in_place {
                     for &member in &group.members {
                         let image = &mut images.list[member];
-                        if image.alive || image.report.outcome == Outcome::Unchanged {
-                            image.report.counts.skipped.plus(all);
+                        if image.alive || image.report().outcome == Outcome::Unchanged {
+                            image.report().counts.skipped.plus(all);
                         }
                     }
                 }
@@ -458,10 +468,7 @@ impl<'a> Engine<'a> {
 
     /// Returns whether several tags of the image's repository get the image's digest.
     fn is_shared(&self, number: usize) -> bool {
-        let image = &self.images.list[number];
-        let tags = &self.repositories[image.repository].tags;
-        tags.get(image.item.tree.pushed().root.digest())
-            .is_some_and(|count| *count > 1)
+        self.images.list[number].shares_digest
     }
 
     /// Lets the repository of an image take the manifests of the next ready image.

@@ -8,7 +8,6 @@ use super::image_state::Group;
 use super::put_manifest::Written;
 use super::request::PushItem;
 use super::together::Tagged;
-use crate::image::digest::Digest;
 use crate::image::tree::ImageTree;
 
 /// A repository at the destination. A repository takes one manifest at a time, since some registries fail on concurrent puts.
@@ -18,17 +17,17 @@ pub(super) struct Repository {
     pub(super) written: Written,
     pub(super) busy: bool,
     pub(super) ready: VecDeque<usize>,
-    /// Number of images with each digest here; more than one if several tags share a digest.
-    pub(super) tags: HashMap<Digest, usize>,
     pub(super) tagged: Tagged,
 }
+
+/// A tree, and the numbers of the groups of images with its blobs.
+pub(super) type TreeGroups = (Arc<ImageTree>, Vec<usize>);
 
 /// Repositories and groups, while images are added.
 pub(super) struct Grouping<K> {
     pub(super) repositories: Vec<Repository>,
     pub(super) groups: Vec<Group>,
-    /// Trees with different blobs, each with the numbers of its groups.
-    pub(super) trees: Vec<(Arc<ImageTree>, Vec<usize>)>,
+    trees: Vec<TreeGroups>,
     numbers: HashMap<String, usize>,
     places: HashMap<K, usize>,
     group_numbers: HashMap<(usize, usize), usize>,
@@ -74,5 +73,10 @@ impl<K: Eq + Hash> Grouping<K> {
             self.groups.len() - 1
         });
         (repository, group)
+    }
+
+    /// Returns the repositories, the groups, and the trees with different blobs. What is only needed to add images is dropped.
+    pub(super) fn into_parts(self) -> (Vec<Repository>, Vec<Group>, Vec<TreeGroups>) {
+        (self.repositories, self.groups, self.trees)
     }
 }

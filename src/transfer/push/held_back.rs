@@ -64,7 +64,7 @@ impl HeldBack {
 
 /// Returns the error of the platforms of an image that failed.
 fn without_image(image: &Image) -> Option<Error> {
-    let cause = image.report.error.as_ref()?;
+    let cause = image.error()?;
     let what = format!("not pushed, since its image `{}` failed", image.item.destination);
     let error = Error::new(cause.kind(), what);
     Some(match cause.side() {

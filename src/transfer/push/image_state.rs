@@ -20,24 +20,44 @@ pub(super) struct Image {
     pub(super) before: Option<Digest>,
     /// Whether the image is still to be pushed: it is neither done nor failed.
     pub(super) alive: bool,
+    /// Whether another tag of the image's repository gets the same digest.
+    pub(super) shares_digest: bool,
     /// Blobs of attachments that the image's repository did not get.
     pub(super) lost: LostBlobs,
     /// Signatures that a dry run found to stay away.
     pub(super) kept_away: LeftReferrers,
-    pub(super) report: ImageReport,
+    /// The report, created with the first result. It repeats what the item says, and the plan needs the memory before that.
+    report: Option<Box<ImageReport>>,
 }
 
 impl Image {
     pub(super) fn new(item: PushItem, repository: usize) -> Self {
         Self {
-            report: ImageReport::new(&item),
             item,
             repository,
             before: None,
             alive: true,
+            shares_digest: false,
             lost: LostBlobs::default(),
             kept_away: LeftReferrers::default(),
+            report: None,
         }
+    }
+
+    /// Returns the report of the image, to add a result.
+    pub(super) fn report(&mut self) -> &mut ImageReport {
+        self.report
+            .get_or_insert_with(|| Box::new(ImageReport::new(&self.item)))
+    }
+
+    /// Returns the report of the image when the push has ended.
+    pub(super) fn into_report(self) -> Box<ImageReport> {
+        self.report.unwrap_or_else(|| Box::new(ImageReport::new(&self.item)))
+    }
+
+    /// Returns the reason why the image failed, if it failed.
+    pub(super) fn error(&self) -> Option<&Error> {
+        self.report.as_ref()?.error.as_ref()
     }
 
     /// Applies the comparison with the destination. Returns whether the image's blobs are known to be in place.
@@ -49,15 +69,18 @@ impl Image {
         match action {
             Ok(TagAction::Done) => {
                 self.alive = false;
-                self.report.outcome = Outcome::Unchanged;
-                self.report.add_left_out_referrers(std::mem::take(&mut self.kept_away));
+                let kept_away = std::mem::take(&mut self.kept_away);
+                let report = self.report();
+                report.outcome = Outcome::Unchanged;
+                report.add_left_out_referrers(kept_away);
                 return true;
             }
             Ok(TagAction::LeaveAlone(other)) => {
                 self.alive = false;
-                self.report.outcome = Outcome::LeftAlone;
-                self.report.referrers.clear();
-                self.report.pushed = Some(other);
+                let report = self.report();
+                report.outcome = Outcome::LeftAlone;
+                report.referrers.clear();
+                report.pushed = Some(other);
             }
             Ok(TagAction::Push(before)) => self.before = before,
             Ok(TagAction::PushManifests(before)) => {
@@ -72,7 +95,7 @@ impl Image {
     /// Fails the image and removes the expected result from its report.
     fn fail(&mut self, error: &Error) {
         self.alive = false;
-        self.report.fail(error.clone());
+        self.report().fail(error.clone());
     }
 }
 
@@ -144,7 +167,7 @@ impl Images<'_> {
         let group = &mut self.groups[group];
         let mut counts = std::mem::take(&mut group.counts);
         for &number in &group.members {
-            self.list[number].report.counts.add(&counts);
+            self.list[number].report().counts.add(&counts);
             counts = counts.all_skipped();
         }
     }
@@ -156,10 +179,11 @@ impl Images<'_> {
         left.leave_lost_blobs(&image.item.tree, &image.lost);
         image.alive = false;
         self.alive -= 1;
-        image.report.outcome = Outcome::Planned;
         let before = image.before.take();
-        image.report.replaced = before.filter(|before| image.report.pushed.as_ref() != Some(before));
-        image.report.add_left_out_referrers(left);
+        let report = image.report();
+        report.outcome = Outcome::Planned;
+        report.replaced = before.filter(|before| report.pushed.as_ref() != Some(before));
+        report.add_left_out_referrers(left);
     }
 
     /// Records the result of publishing an image.
@@ -170,13 +194,13 @@ impl Images<'_> {
             Ok(published) => {
                 image.alive = false;
                 self.alive -= 1;
-                let report = &mut image.report;
+                let root = image.item.tree.pushed().root.clone();
+                let before = image.before.take();
+                let is_other = |before: &Digest| *before != published.digest && !root.has_digest(before);
+                let report = image.report();
                 report.outcome = Outcome::Pushed;
                 report.pinned_digest_missing = published.pinned_digest_missing;
                 report.index = Some(published.form);
-                let is_other =
-                    |before: &Digest| *before != published.digest && !image.item.tree.pushed().root.has_digest(before);
-                let before = image.before.take();
                 report.pushed_again = before.as_ref().is_some_and(|before| !is_other(before));
                 report.replaced = before.filter(is_other);
                 report.pushed = Some(published.digest);
@@ -220,7 +244,7 @@ impl Images<'_> {
 
     /// Emits the event for an image at the destination. The report has the image's warnings.
     pub(super) fn emit_done(&mut self, number: usize) {
-        let report = &self.list[number].report;
+        let report = self.list[number].report();
         if self.request.dry_run || report.outcome == Outcome::LeftAlone {
             return;
         }

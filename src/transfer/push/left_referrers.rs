@@ -9,8 +9,9 @@ use crate::image::lost_attachments::LostAttachments;
 use crate::image::tree::{Attachment, ImageTree, LeftOut, Variant, attachments_of_manifests};
 use crate::transfer::referrers::{is_loss, with_no_referrers_hint};
 
-/// Blobs of attachments that a repository does not get, each with the reason.
-pub(super) type LostBlobs = Arc<HashMap<Digest, String>>;
+/// Blobs of attachments that a repository does not get, each with the reason. Hardly any image has some, and `None` takes no
+/// memory.
+pub(super) type LostBlobs = Option<Arc<HashMap<Digest, String>>>;
 
 /// Attachments of an image that are not at the destination.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ impl LeftReferrers {
     pub(super) fn leave_lost_blobs(&mut self, tree: &ImageTree, blobs: &LostBlobs) {
         let mut lost = LostAttachments::default();
         for attachment in attachments_of_manifests(&tree.attachments, tree.pushed().all()) {
-            if let Some(why) = lost.reason(attachment, |blob| blobs.get(blob).cloned()) {
+            if let Some(why) = lost.reason(attachment, |blob| blobs.as_ref()?.get(blob).cloned()) {
                 self.add(attachment, &why);
             }
         }

@@ -40,7 +40,7 @@ pub(super) fn lose_blob(images: &mut Images<'_>, group: usize, blob: &Digest, er
         return false;
     }
     let group = &mut images.groups[group];
-    Arc::make_mut(&mut group.lost).insert(blob.clone(), error.full());
+    Arc::make_mut(group.lost.get_or_insert_default()).insert(blob.clone(), error.full());
     group.waiting -= 1;
     group.waiting == 0
 }

@@ -63,7 +63,7 @@ pub(crate) async fn push_arriving(
     let stopped = request.fail_fast && slots.iter().any(|slot| matches!(slot, AskedImage::Failed(_)));
     let ended = if stopped || items.is_empty() {
         PushResult {
-            images: items.iter().map(image_state::untried).collect(),
+            images: items.iter().map(image_state::untried).map(Box::new).collect(),
             warnings: Warnings::default(),
             bundle_error: None,
         }
@@ -77,7 +77,9 @@ pub(crate) async fn push_arriving(
         match slot {
             AskedImage::Failed(report) => reports.push(*report),
             // A duplicate image has only one report.
-            AskedImage::Item(source) => reports.extend(pushed.next_if(|report| report.source == source)),
+            AskedImage::Item(source) => {
+                reports.extend(pushed.next_if(|report| report.source == source).map(|report| *report));
+            }
         }
     }
     let lock = lock.map(|images| {

@@ -217,7 +217,8 @@ impl Scheduler {
     pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget) -> (Self, Sorted) {
         // The size belongs to the key: if two manifests state different sizes, only one can be right, and the wrong one must
         // not make the images of the right one fail.
-        let mut numbers: HashMap<(Digest, u64), u32> = HashMap::new();
+        // A B-tree grows node by node; a hash table would hold all entries twice while it grows.
+        let mut numbers: BTreeMap<(Digest, u64), u32> = BTreeMap::new();
         let mut works: Vec<Work> = Vec::new();
         let mut sorted = Sorted::default();
         let mut held = Vec::new();
