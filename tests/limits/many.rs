@@ -32,6 +32,32 @@ fn import(name: &str, lab: &Lab, arguments: &[&str], images: u64) -> Measured {
     run
 }
 
+/// Maximum number of bytes that each further image of a bundle may take in one heap: its manifests of 0.7 KiB with their
+/// content, its place in the bundle, its plan and its report.
+const EACH: u64 = 5600;
+
+#[test]
+fn memory_for_each_image_of_an_import() {
+    let lab = Lab::new();
+    let registry = Double::new();
+    let [few, many] = [500, 2500].map(|images| {
+        shapes::images(&lab.path("b.tar"), images);
+        // In one heap, memory that one thread frees serves the others, so that the peak does not depend on the threads.
+        let line = format!(
+            "export MALLOC_ARENA_MAX=1; exec '{}' import -d {}/m --plain-http -j 4 --dry-run b.tar",
+            env!("CARGO_BIN_EXE_docker-mirror"),
+            registry.host()
+        );
+        let run = lab.run_command(lab.shell(&line), None);
+        check(&format!("{images} small images, dry"), &run, images as u64);
+        assert_eq!(run.ended, Ok(0), "{}", run.stderr);
+        run.peak
+    });
+    let each = many.saturating_sub(few) / 2000;
+    println!("{each} bytes for each image");
+    assert!(each <= EACH, "{each} bytes for each image");
+}
+
 #[test]
 fn names_of_an_image_whose_layers_are_missing() {
     let lab = Lab::new();

@@ -112,6 +112,21 @@ pub(crate) fn layers(media_type: &str, count: usize, salt: &str, more: &str) -> 
     text
 }
 
+/// This many small images, each with an index, a config and a layer of its own.
+pub(crate) fn images(path: &Path, images: usize) -> PathBuf {
+    let mut writer = Writer::new(path);
+    for n in 0..images {
+        let config = writer.config(&format!(r#","config":{{"Labels":{{"number":"{n}"}}}}"#));
+        let layer = writer.blob(OCI_LAYER, n.to_string().as_bytes());
+        let image = writer.image(&config, &format!("{{{layer}}}"));
+        let index = writer.index(&format!(
+            r#"{{{image},"platform":{{"os":"linux","architecture":"amd64"}}}}"#
+        ));
+        writer.name(&index, "");
+    }
+    writer.end()
+}
+
 /// This many names of one image of this many layers.
 pub(crate) fn names(path: &Path, names: usize, layers_of: usize, media_type: &str, are_there: bool) -> PathBuf {
     let mut writer = Writer::new(path);

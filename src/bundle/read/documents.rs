@@ -1,7 +1,7 @@
 //! Cache of the manifests and image configs of all opened bundles: each is parsed once for all names and parents.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,15 +50,16 @@ pub(super) struct Documents {
     known: Mutex<Known>,
 }
 
+/// B-trees grow node by node; hash tables would hold all entries twice while they grow.
 #[derive(Debug, Default)]
 struct Known {
     /// By digest and declared media type:
     /// a manifest that does not state its type is parsed as its parent declares.
-    manifests: HashMap<(Digest, Option<Cow<'static, str>>), Result<Arc<RawManifest>, Broken>>,
-    configs: HashMap<Digest, Result<Arc<KnownConfig>, Broken>>,
+    manifests: BTreeMap<(Digest, Option<Cow<'static, str>>), Result<Arc<RawManifest>, Broken>>,
+    configs: BTreeMap<Digest, Result<Arc<KnownConfig>, Broken>>,
     /// Number of configs at which those that were read only once are dropped.
     most_configs: usize,
-    reads: HashMap<Digest, u32>,
+    reads: BTreeMap<Digest, u32>,
     /// Number of descriptors that all documents list.
     descriptors: u64,
     /// Number of descriptors visited.
@@ -234,11 +235,11 @@ impl Documents {
     }
 
     /// Caches the result of reading a document. An error is not cached when memory is short.
-    fn remember<K: std::hash::Hash + Eq, T>(
+    fn remember<K: Ord, T>(
         &self,
         known: &mut Known,
         outcome: Result<Arc<T>>,
-        map: impl Fn(&mut Known) -> &mut HashMap<K, Result<Arc<T>, Broken>>,
+        map: impl Fn(&mut Known) -> &mut BTreeMap<K, Result<Arc<T>, Broken>>,
         key: K,
     ) -> Result<Arc<T>> {
         match outcome {
