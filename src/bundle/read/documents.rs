@@ -50,12 +50,13 @@ pub(super) struct Documents {
     known: Mutex<Known>,
 }
 
-/// B-trees grow node by node; hash tables would hold all entries twice while they grow.
+/// Digest and declared media type of a manifest: a manifest that does not state its type is parsed as its parent declares.
+type ManifestKey = (Digest, Option<Cow<'static, str>>);
+
+/// Documents that were read. B-trees grow node by node; hash tables would hold all entries twice while they grow.
 #[derive(Debug, Default)]
 struct Known {
-    /// By digest and declared media type:
-    /// a manifest that does not state its type is parsed as its parent declares.
-    manifests: BTreeMap<(Digest, Option<Cow<'static, str>>), Result<Arc<RawManifest>, Broken>>,
+    manifests: BTreeMap<ManifestKey, Result<Arc<RawManifest>, Broken>>,
     configs: BTreeMap<Digest, Result<Arc<KnownConfig>, Broken>>,
     /// Number of configs at which those that were read only once are dropped.
     most_configs: usize,
@@ -314,6 +315,27 @@ mod tests {
         assert_eq!(reads.get(), 3, "what does not fit is not read");
         drop((first, third));
         get(&documents, &text(2, 4000), &reads).unwrap();
+    }
+
+    #[test]
+    fn many_configs_are_kept_only_if_they_are_read_again() {
+        let (documents, reads) = (documents(16 << 20), Cell::new(0));
+        let get = |number: usize| {
+            let bytes = Bytes::from(format!(r#"{{"os":"linux","architecture":"amd64","number":{number}}}"#));
+            let read = || {
+                reads.set(reads.get() + 1);
+                Ok(bytes.clone())
+            };
+            documents
+                .config(&Digest::sha256(&bytes), bytes.len() as u64, read)
+                .unwrap();
+        };
+        for number in 1..=2 * KEPT_CONFIGS {
+            get(0);
+            get(number);
+        }
+        assert_eq!(reads.get(), 2 * KEPT_CONFIGS + 2);
+        assert!(documents.known.lock().configs.len() <= KEPT_CONFIGS);
     }
 
     #[test]
