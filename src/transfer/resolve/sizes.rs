@@ -166,12 +166,13 @@ fn contested(trees: &[Result<ImageTree>]) -> BTreeMap<Digest, Claims> {
 /// Returns the refuted sizes of a blob, each with the error for its images.
 async fn refute(claims: &Claims, trees: &[Result<ImageTree>], registries: &Registries) -> HashMap<u64, Error> {
     let mut refuted = HashMap::new();
-    let mut readers = Vec::new();
+    let mut possible = Vec::new();
     for (size, claim) in claims {
         let tree = claim.trees.first().and_then(|number| trees[*number].as_ref().ok());
         let Some(tree) = tree else { continue };
         match open(tree, &claim.blob, registries).await {
-            Ok(reader) => readers.push((*size, &claim.blob, reader)),
+            // Read later: an open reader holds a place of its host, and there may be more sizes than places.
+            Ok(_) => possible.push((*size, &claim.blob, tree)),
             Err(error) if error.kind() == Kind::Integrity => drop(refuted.insert(*size, error)),
             // An error of the registry says nothing about the size.
             Err(_) => {}
@@ -180,10 +181,12 @@ async fn refute(claims: &Claims, trees: &[Result<ImageTree>], registries: &Regis
     if claims.len() - refuted.len() < 2 {
         return refuted;
     }
-    // The remaining readers opened without a contradiction, so the bytes decide. The smallest claim is read first, so that
-    // no reader waits for bytes that do not exist.
-    for (size, blob, reader) in readers {
-        if has_digest(reader, &blob.digest).await {
+    // These sizes contradict no stated length, so the bytes decide. The smallest claim is read first, so that no reader waits
+    // for bytes that do not exist.
+    for (size, blob, tree) in possible {
+        if let Ok(reader) = open(tree, blob, registries).await
+            && has_digest(reader, &blob.digest).await
+        {
             let others = claims.values().filter(|claim| claim.blob.size != size);
             return others
                 .map(|claim| (claim.blob.size, wrong_size(&claim.blob, size)))

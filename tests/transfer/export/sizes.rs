@@ -75,7 +75,9 @@ fn bytes_decide_where_no_registry_states_a_length() {
         let registry = one_wrong(off);
         registry.add_fault(When::path("/blobs/"), Action::Chunked);
         for images in ORDERS {
-            export_partly(&registry, &images, &[], B_ALONE, 2);
+            for jobs in ["1", "6"] {
+                export_partly(&registry, &images, &["--no-cache", "-j", jobs], B_ALONE, 2);
+            }
         }
     }
 }
