@@ -40,8 +40,8 @@ pub(super) struct Shared {
     #[arg(long)]
     pub(super) debug: bool,
 
-    /// Most blobs that are transferred at a time per registry; with short requests, at most 6N - 4 requests run at once
-    /// [default: as many as help, at most 64]
+    /// Most requests to a registry at a time, of every kind; a registry that is source and destination gets N of each side
+    /// [default: as many as help, with at most 64 blobs]
     #[arg(short, long, value_name = "N", value_parser = whole::<u16>(1, 256))]
     jobs: Option<u16>,
 
@@ -173,12 +173,8 @@ pub(super) struct Sides {
 impl Shared {
     /// Returns the maximum number of parallel transfers.
     pub(super) fn jobs(&self) -> usize {
-        self.given_jobs().unwrap_or(MOST_JOBS)
-    }
-
-    /// Returns the number of transfers that `--jobs` or the memory limit sets. `None` lets each host find its own limit.
-    fn given_jobs(&self) -> Option<usize> {
-        self.jobs.map(usize::from).or_else(memory::jobs)
+        let jobs = self.jobs.map(usize::from).or_else(memory::jobs);
+        jobs.unwrap_or(MOST_JOBS)
     }
 
     /// Returns the number of `-v` flags; `--debug` counts as at least two.
@@ -265,7 +261,8 @@ impl Shared {
                 ..TlsOptions::default()
             },
             proxies: Proxies::standard(&variable)?,
-            jobs: self.given_jobs(),
+            jobs: self.jobs.map(usize::from),
+            bodies: memory::jobs(),
             retries: Some(flags.retries),
             connect_timeout: Some(Duration::from_secs(flags.connect_timeout)),
             header_timeout: Some(Duration::from_secs(flags.header_timeout)),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::content_encoding::{self, Encoding};
 use super::context::Provenance;
 use super::failure::Failure;
+use super::limiter::Permit;
 use super::reach::Zone;
 use super::redact::{authority, printable};
 use super::refusal::{MAX_QUOTE, Refusal};
@@ -85,6 +86,8 @@ pub(super) struct Answer {
     meant: Option<StatusCode>,
     /// Whether the request was a GET or HEAD, which changes nothing at the registry.
     pub(super) reads: bool,
+    /// The permit of the request, which is in flight until its body was read.
+    pub(super) permit: Option<Permit>,
     stall: Duration,
 }
 
@@ -100,6 +103,7 @@ impl Answer {
             hint: None,
             meant: None,
             reads: false,
+            permit: None,
             stall,
         }
     }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::cache::ManifestCache;
 use super::credentials::Credentials;
 use super::failure::{Class, Failure, SELF_SIGNED, UNKNOWN_AUTHORITY};
-use super::limiter::Place;
+use super::limiter::{Limiters, Place};
 use super::options::Options;
 use super::reach::{Guard, Lookup, Reach, Zone, is_loopback, system_lookup};
 use super::redact::{authority, shown};
@@ -60,6 +60,7 @@ pub(super) struct Context {
     room: Semaphore,
     /// HTTP clients, by scheme and host, and by trust.
     clients: Mutex<HashMap<(String, Trust), reqwest::Client>>,
+    pub(super) limiters: Limiters,
     /// Warnings that were already given.
     warned: Mutex<HashSet<String>>,
 }
@@ -130,6 +131,7 @@ impl Context {
             lookup: system_lookup,
             room: Semaphore::new(BODIES),
             clients: Mutex::default(),
+            limiters: Limiters::default(),
             warned: Mutex::default(),
             options,
         })

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use reqwest::{StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use tokio::time::Instant;
 
 use super::answer::Answer;
@@ -121,9 +121,7 @@ impl Exchange<'_, '_> {
         let (host, call) = (self.host, self.call);
         self.attempts += 1;
         // Before the proof, which others with a permit may wait for.
-        if let Some(permit) = &mut self.permit {
-            permit.acquire().await;
-        }
+        self.take_place().await;
         let alone = host.prove(call, &mut self.attempt).await;
         let alone = alone.map_err(|e| self.in_call(e))?;
         host.limiter.wait_for_pause().await;
@@ -184,8 +182,20 @@ impl Exchange<'_, '_> {
             Some(error) if !host.auth.is_challenged() => Err(self.in_call(error)),
             _ => {
                 let answer = host.add_refusal_hint(answer, call, &self.attempt).await;
-                answer.map(Some).map_err(|e| self.in_call(e))
+                let mut answer = answer.map_err(|e| self.in_call(e))?;
+                // An answer without a body is complete, and its caller may send further requests before dropping it.
+                if call.method != Method::HEAD {
+                    answer.permit = self.permit.take();
+                }
+                Ok(Some(answer))
             }
+        }
+    }
+
+    /// Waits for a place for the next request, unless the caller or the exchange has one.
+    async fn take_place(&mut self) {
+        if let Some(permit) = &mut self.permit {
+            permit.acquire().await;
         }
     }
 
@@ -289,7 +299,8 @@ impl Exchange<'_, '_> {
                 .pause(self.backoff, way, self.attempts, asked, || error.full())
                 .await
         {
-            // The token may have expired during the pause.
+            // The token may have expired during the pause. The token server may be the registry itself.
+            self.take_place().await;
             return match host.authorize_again(call, &self.url, &mut self.attempt).await {
                 Ok(()) => Ok(true),
                 Err(error) => Err(self.in_call(host.without_token(call, error).await)),

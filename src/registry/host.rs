@@ -141,7 +141,7 @@ impl Host {
     }
 
     fn at(name: &str, protocol: &str, scheme: u8, blind: bool, context: Arc<Context>) -> Result<Self> {
-        let limiter = context.options.limiter(name);
+        let limiter = context.limiters.get(name, || context.options.limiter(name));
         Ok(Self {
             name: name.to_owned(),
             base: url_of(name, protocol)?,

@@ -1,11 +1,10 @@
 //! Concurrency limit of one host: permits in request order, as many as the [`Pace`] allows.
 //!
-//! All requests count while they are on the wire: a request without a body until the head of its answer, a download until its
-//! body is complete, an upload until its answer has come. Uploads leave one place to the requests that are part of them. A
-//! request exceeds the limit if the holders of all places may depend on it: an upload may read its source from the same host,
-//! and a download may feed an upload to it.
+//! All requests count while they are on the wire: until the last byte of the answer was read. No request exceeds the limit, so
+//! no task may hold a place while it waits for another one: an upload gives its place back before it sends other requests than
+//! its bodies.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +93,19 @@ enum Stage {
     Sending,
     /// The body is sent, and the request waits for its answer: it counts as a request, but not as a body.
     Waiting,
+}
+
+/// Concurrency limits of all hosts of one side. A host has one limit, also if it is a mirror of another one, or is used with
+/// and without a check of its certificate.
+#[derive(Debug, Default)]
+pub(super) struct Limiters(Mutex<HashMap<String, Limiter>>);
+
+impl Limiters {
+    /// Returns the limit of `HOST[:PORT]`, which `new` creates at the first call.
+    pub(super) fn get(&self, host: &str, new: impl FnOnce() -> Limiter) -> Limiter {
+        let mut limiters = self.0.lock();
+        limiters.entry(host.to_owned()).or_insert_with(new).clone()
+    }
 }
 
 impl Limiter {
@@ -199,11 +211,9 @@ impl Limiter {
     /// Returns how many uploads may send their bodies concurrently now.
     pub(super) fn lines(&self) -> Lines {
         let state = self.0.state.lock();
-        // The last place is reserved for the requests that begin and end uploads.
-        let bodies = |limit: usize| state.bodies.min(limit.max(2) - 1);
         Lines {
-            count: bodies(state.pace.limit()),
-            most: bodies(state.pace.reach()),
+            count: state.bodies(),
+            most: state.bodies.min(state.pace.reach()),
         }
     }
 
@@ -223,31 +233,12 @@ impl State {
         self.bodies.min(self.pace.limit())
     }
 
-    /// Number of uploads that send their body or wait for their answer.
-    fn uploads(&self) -> usize {
-        self.taken[Use::Upload as usize] + self.waiting
-    }
-
     fn has_room(&self, what: Use) -> bool {
-        let limit = self.pace.limit();
-        let taken = self.taken[what as usize];
         let is_allowed = match what {
             Use::Request => true,
-            Use::Download => taken < self.bodies(),
-            // The last place is reserved for the requests that begin and end uploads.
-            Use::Upload => taken < self.bodies() && self.uploads() + 1 < limit.max(2),
+            Use::Download | Use::Upload => self.taken[what as usize] < self.bodies(),
         };
-        (is_allowed && self.under_way() < limit) || self.is_let_through(what)
-    }
-
-    /// Returns whether a request may exceed the limit, since the holders of all places may depend on it.
-    fn is_let_through(&self, what: Use) -> bool {
-        let is_none = |what: Use| self.taken[what as usize] == 0;
-        match what {
-            Use::Request => is_none(what),
-            Use::Download => is_none(what) && self.uploads() > 0,
-            Use::Upload => self.uploads() == 0 && !is_none(Use::Download),
-        }
+        is_allowed && self.under_way() < self.pace.limit()
     }
 
     fn enter(&mut self, what: Use) {
@@ -256,30 +247,21 @@ impl State {
     }
 
     /// Gives places to waiting tasks in order.
-    /// A task whose kind of request has no room does not block tasks of other kinds.
+    /// A body beyond the number of bodies does not block requests of other kinds.
     fn grant(&mut self) {
         let mut at = 0;
         while let Some(waiter) = self.queue.get(at) {
-            let what = waiter.what;
-            let is_full = self.under_way() >= self.pace.limit();
-            if is_full {
+            if self.under_way() >= self.pace.limit() {
                 self.pace.pressed();
-            }
-            if self.has_room(what) {
-                if let Some(waiter) = self.queue.remove(at)
-                    && waiter.granted.send(()).is_ok()
-                {
-                    self.enter(what);
-                }
-            } else if is_full
-                && ![Use::Request, Use::Download, Use::Upload]
-                    .map(|it| self.is_let_through(it))
-                    .contains(&true)
-            {
-                // No kind of request has room, so no later waiter can be served.
                 break;
-            } else {
+            }
+            let what = waiter.what;
+            if !self.has_room(what) {
                 at += 1;
+            } else if let Some(waiter) = self.queue.remove(at)
+                && waiter.granted.send(()).is_ok()
+            {
+                self.enter(what);
             }
         }
     }

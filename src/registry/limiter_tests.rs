@@ -1,4 +1,4 @@
-//! Tests of the order in which permits are granted, and of what exceeds the limit.
+//! Tests of the order in which permits are granted, and that no request exceeds the limit.
 
 use super::*;
 use futures_util::FutureExt;
@@ -49,8 +49,7 @@ async fn places_are_given_in_the_order_in_which_they_were_asked_for() {
 
 #[tokio::test]
 async fn shrinks_once_per_trouble() {
-    // The last place is not for uploads.
-    let limiter = Limiter::new(8, Pace::fixed(9));
+    let limiter = limiter(8);
     let mut together = Vec::new();
     for _ in 0..8 {
         together.push(limiter.permit(Use::Upload).await);
@@ -120,44 +119,48 @@ async fn never_below_one_and_waiters_wake() {
 }
 
 #[tokio::test]
-async fn uploads_leave_a_place_to_requests_and_what_they_may_wait_for_goes_beyond_the_limit() {
-    let limiter = Limiter::new(8, Pace::fixed(4));
-    let mut uploads = Vec::new();
-    for _ in 0..3 {
-        uploads.push(limiter.permit(Use::Upload).await);
+async fn nothing_exceeds_the_limit_and_bodies_beyond_their_number_let_requests_pass() {
+    let all = [Use::Request, Use::Download, Use::Upload];
+    for held in all {
+        for most in 1..4 {
+            let limiter = limiter(most);
+            let mut permits = Vec::new();
+            for _ in 0..most {
+                permits.push(limiter.permit(held).now_or_never().unwrap());
+            }
+            for what in all {
+                assert!(
+                    limiter.permit(what).now_or_never().is_none(),
+                    "{what:?} beyond {most} {held:?}"
+                );
+            }
+            permits.pop();
+            for what in all {
+                assert!(limiter.permit(what).now_or_never().is_some(), "{what:?} after {held:?}");
+            }
+            assert_eq!(limiter.peak(), most);
+        }
     }
-    assert!(
-        limiter.permit(Use::Upload).now_or_never().is_none(),
-        "the last place is not theirs"
-    );
-    let request = limiter.permit(Use::Request).now_or_never().unwrap();
-    assert!(limiter.permit(Use::Request).now_or_never().is_none());
-    assert_eq!(limiter.peak(), 4);
-    let download = limiter.permit(Use::Download).now_or_never().unwrap();
-    assert!(limiter.permit(Use::Download).now_or_never().is_none(), "one is enough");
-    assert_eq!(limiter.peak(), 5);
-    drop((request, download, uploads));
-    assert_eq!(under_way(&limiter), 0);
 
-    // Where nothing is sent, requests end by themselves, and what is read waits for them.
-    let limiter = Limiter::new(8, Pace::fixed(2));
-    let requests = [limiter.permit(Use::Request).await, limiter.permit(Use::Request).await];
-    assert!(limiter.permit(Use::Download).now_or_never().is_none());
-    assert!(limiter.permit(Use::Upload).now_or_never().is_none());
-    drop(requests);
-    // What is read may be what is to be sent.
-    let _downloads = [limiter.permit(Use::Download).await, limiter.permit(Use::Download).await];
-    let _upload = limiter.permit(Use::Upload).now_or_never().unwrap();
-    let _request = limiter.permit(Use::Request).now_or_never().unwrap();
-    assert!(limiter.permit(Use::Upload).now_or_never().is_none());
-    assert!(limiter.permit(Use::Request).now_or_never().is_none());
+    let limiter = Limiter::new(1, Pace::fixed(3));
+    let mut upload = limiter.permit(Use::Upload).await;
+    let mut next = Box::pin(limiter.permit(Use::Upload));
+    assert!((&mut next).now_or_never().is_none());
+    let requests = [limiter.permit(Use::Request), limiter.permit(Use::Download)];
+    let _requests = requests.map(|permit| permit.now_or_never().unwrap());
+    upload.release();
+    let next = (&mut next).now_or_never().unwrap();
+    assert!(upload.acquire().now_or_never().is_none());
+    drop(next);
+    upload.acquire().now_or_never().unwrap();
+    assert_eq!(limiter.peak(), 3);
 }
 
 #[tokio::test]
 async fn uploads_that_wait_for_answers_count_against_the_limit() {
     let limiter = Limiter::new(4, Pace::fixed(4));
     let mut permits = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         let permit = limiter.permit(Use::Upload).await;
         permit.place().release();
         permits.push(permit);
@@ -167,7 +170,7 @@ async fn uploads_that_wait_for_answers_count_against_the_limit() {
     permits[0].acquire().now_or_never().unwrap();
     permits.pop();
     assert!(limiter.permit(Use::Upload).now_or_never().is_some());
-    assert_eq!(limiter.peak(), 3);
+    assert_eq!(limiter.peak(), 4);
     // The same with a single place.
     let limiter = Limiter::new(4, Pace::fixed(1));
     let mut only = limiter.permit(Use::Upload).await;

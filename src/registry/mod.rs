@@ -210,17 +210,17 @@ impl Registry {
         self.host.context.options.progress.in_flight(name)
     }
 
-    /// Returns the maximum number of concurrent bodies to or from the registry; at least 1.
-    /// Up to one fewer uploads may wait for their answers in addition. With an automatic concurrency limit, this is the
-    /// initial number.
+    /// Returns the maximum number of concurrent requests to the registry; at least 1.
+    /// With an automatic concurrency limit, this is the initial number.
     pub fn jobs(&self) -> usize {
         self.host.context.options.first_jobs()
     }
 
-    /// Returns the maximum number of concurrent requests without a body.
-    /// It is about three times the number of bodies, since such requests mostly wait. One job means one request at a time.
-    pub(crate) fn requests(&self) -> usize {
-        self.host.context.options.jobs().saturating_mul(3) - 2
+    /// Returns how many blobs, or images, may be in progress at the same time.
+    /// It is about three times the number of bodies, so that requests always wait for the places that become free: the
+    /// concurrency limit alone bounds the requests.
+    pub(crate) fn widest(&self) -> usize {
+        self.host.context.options.bodies().saturating_mul(3) - 2
     }
 
     /// Returns how many blobs, and how many manifests, should be in progress now.
@@ -229,7 +229,7 @@ impl Registry {
     /// would not finish first.
     pub(crate) fn width(&self) -> usize {
         match self.host.context.options.jobs {
-            Some(_) => self.requests(),
+            Some(_) => self.widest(),
             None => self.host.limiter.limit() * 3 / 2,
         }
     }

@@ -18,10 +18,10 @@ use crate::text::{counted, quote};
 /// Each body takes up to half a megabyte of buffers.
 pub const MOST_JOBS: usize = 64;
 
-/// Returns the maximum number of concurrent requests to a host for this maximum number of bodies: all that callers have in
-/// progress, which is blobs and manifests, three times as many of each as bodies.
-fn most_requests(jobs: usize) -> usize {
-    jobs.saturating_mul(6) - 4
+/// Returns the maximum of an automatic limit of requests for this maximum number of bodies: all that callers have in progress,
+/// which is blobs and manifests, three times as many of each as bodies.
+fn most_requests(bodies: usize) -> usize {
+    bodies.saturating_mul(6) - 4
 }
 
 /// Maximum number of concurrent requests to a host before its first answer.
@@ -63,10 +63,12 @@ pub struct Options {
     pub mirrors: Mirrors,
     /// Proxies. Loopback addresses are reached without a proxy.
     pub proxies: Proxies,
-    /// Maximum number of concurrent bodies per host and direction.
-    /// The client lowers the number while a host throttles or breaks connections. None: the client also measures which
-    /// number is best, up to [`MOST_JOBS`].
+    /// Maximum number of concurrent requests to a host, of every kind; requests for a token are part of the request that needs it.
+    /// The client lowers the number while a host throttles or breaks connections. None: the client measures which number
+    /// is best.
     pub jobs: Option<usize>,
+    /// Maximum number of concurrent bodies per host and direction if `jobs` is `None`; [`MOST_JOBS`] by default.
+    pub bodies: Option<usize>,
     /// Maximum number of retries of a request after a transient failure; 5 by default.
     pub retries: Option<u32>,
     /// Pause before the first retry; every further pause is twice as long. Half a second by default.
@@ -97,24 +99,25 @@ pub struct Options {
 }
 
 impl Options {
-    pub(super) fn jobs(&self) -> usize {
-        self.jobs.unwrap_or(MOST_JOBS).max(1)
+    /// Returns the maximum number of concurrent bodies per host and direction.
+    pub(super) fn bodies(&self) -> usize {
+        self.jobs.or(self.bodies).unwrap_or(MOST_JOBS).max(1)
     }
 
-    /// Returns the initial maximum number of concurrent bodies, before measurements adjust it.
+    /// Returns the initial maximum number of concurrent requests, before measurements adjust it.
     pub(super) fn first_jobs(&self) -> usize {
         self.jobs.unwrap_or(START).max(1)
     }
 
     /// Creates the limiter of a host.
     pub(super) fn limiter(&self, host: &str) -> Limiter {
-        let jobs = self.jobs();
+        let bodies = self.bodies();
         let pace = match self.jobs {
-            Some(_) => Pace::fixed(most_requests(jobs)),
+            Some(jobs) => Pace::fixed(jobs),
             None => {
                 let ceiling = match MODEST.contains(&host) {
                     true => START,
-                    false => most_requests(MOST_JOBS).min(files_per_side()),
+                    false => most_requests(bodies).min(files_per_side()),
                 };
                 if ceiling < START {
                     let most = counted(ceiling.max(1) as u64, "request at a time goes", "requests at a time go");
@@ -126,7 +129,7 @@ impl Options {
                 Pace::automatic(FIRST, START, ceiling)
             }
         };
-        Limiter::new(jobs, pace)
+        Limiter::new(bodies, pace)
     }
 
     pub(super) fn retries(&self) -> u32 {

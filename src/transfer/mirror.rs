@@ -30,6 +30,9 @@ use crate::text::{Warnings, counted, few};
 
 /// Resolves images and pushes them to the destination.
 ///
+/// `sources` and `destinations` must have limits of their own, as two values of [`Registries::new`] do: an upload that waits for
+/// bytes of its own host would wait for a place that only itself gives back.
+///
 /// All images are resolved before the first blob is sent. Only images of a registry that does not answer or fails are not
 /// waited for: if none of them is resolved [`soon`], the others are pushed first.
 ///

@@ -125,6 +125,16 @@ impl Double {
         self.requests_of(method, target).len()
     }
 
+    /// Waits until a condition holds. Fails with all requests after a minute, which is far longer than any condition takes.
+    pub async fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let start = std::time::Instant::now();
+        while !condition() {
+            let waited = start.elapsed().as_secs();
+            assert!(waited < 60, "waited in vain: {what}\n{}", self.transcript());
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+
     /// Returns the maximum number of requests that were answered at the same time.
     pub fn peak(&self) -> usize {
         self.shared.log.peak()

@@ -8,6 +8,7 @@ mod handmade;
 mod support;
 
 mod blob_sources;
+mod ceiling;
 mod export;
 mod import;
 mod lost_blobs;

@@ -116,6 +116,7 @@ impl<'a> Upload<'a> {
                 session.save(&self.target);
                 return Ok(Some(session));
             }
+            self.sender.permit.release();
             session.cancel(&self.target).await;
         }
     }
@@ -127,6 +128,11 @@ impl<'a> Upload<'a> {
             .sender
             .send_all(&mut self.target, self.strategy, &mut session)
             .await;
+        if let Err(Setback::Broken(..)) = &sent {
+            self.sender.permit.went_wrong();
+        }
+        // The requests after a failure take places of their own, and the upload must not hold one meanwhile.
+        self.sender.permit.release();
         let Err(setback) = sent else {
             self.remember();
             return Ok(Next::Done);
@@ -251,7 +257,6 @@ impl<'a> Upload<'a> {
     /// Continues after a pause, in the same session if the registry still has it.
     async fn broken(&mut self, session: Session, error: Error, asked: Option<Duration>, blame: Blame) -> Result<Next> {
         let pieces = self.strategy == Strategy::Pieces;
-        self.sender.permit.went_wrong();
         self.troubles += 1;
         let again = self.target.budget.pause(asked, &error).await;
         if !again && !pieces {

@@ -72,7 +72,7 @@ impl<'a> Sender<'a> {
         if strategy == Strategy::Whole && session.offset == 0 {
             let _admission = admit(target, size).await;
             let answer = self.send(target, Method::PUT, session, size, false).await?;
-            return check_closed(target, answer).await;
+            return self.check_closed(target, answer).await;
         }
         while session.offset < size {
             let profile = &target.host.upload_profile;
@@ -100,7 +100,7 @@ impl<'a> Sender<'a> {
             answer.finish().await;
             session.offset = end;
         }
-        close(target, session).await
+        self.close(target, session).await
     }
 
     /// Sends the bytes from the session's offset to `end` in one request.
@@ -213,6 +213,64 @@ impl<'a> Sender<'a> {
         let error = Error::new(Kind::Server, format!("{what}, at last to {}", shown(&url)));
         Err(Setback::Final(error.with_cause(&what)))
     }
+
+    /// Closes an upload with an empty PUT, in the place of the last body.
+    async fn close(&self, target: &mut BlobTarget<'_>, session: &Session) -> Result<(), Setback> {
+        let url = location::with_digest(&session.url, &target.descriptor.digest);
+        let call = target.call(Method::PUT, url).header(CONTENT_TYPE, OCTETS);
+        let mut call = call.once().with_place();
+        call.action = "cannot end the upload".to_owned();
+        match target.host.exchange(&call.named_by(session.provenance)).await {
+            Ok(answer) if answer.status().is_success() => self.check_closed(target, answer).await,
+            Ok(answer) => {
+                let setback = Setback::from_refusal(target, answer, 0, Instant::now()).await;
+                // Some registries take the last PATCH for the end, and then no longer know the upload.
+                let over = !matches!(setback, Setback::Broken(..) | Setback::Final(_));
+                // The request that asks takes a place of its own.
+                self.permit.release();
+                if over && target.is_present().await {
+                    Ok(())
+                } else {
+                    Err(setback)
+                }
+            }
+            Err(error) if error.kind() == Kind::Network => Err(Setback::broken(target, error, Blame::Wire)),
+            Err(error) => Err(Setback::Final(error)),
+        }
+    }
+
+    /// Checks the successful answer that closes an upload.
+    async fn check_closed(&self, target: &BlobTarget<'_>, answer: Answer) -> Result<(), Setback> {
+        let status = answer.status();
+        let expected = &target.descriptor.digest;
+        let stated = answer
+            .digest()
+            .filter(|stated| stated.algorithm() == expected.algorithm());
+        let page = answer.is_web_page();
+        answer.finish().await;
+        if let Some(stated) = stated
+            && stated != *expected
+        {
+            // The bytes were verified while they were sent, so the source is not at fault.
+            let error = Error::new(Kind::Server, format!("the registry stored it as {stated}"));
+            return Err(Setback::Final(error.with_hint(
+                "the registry, or something before it, altered the blob: run the import again, and report it to the operator of the \
+                 registry if that does not help",
+            )));
+        }
+        // 201 is the specified answer; after any other success, a HEAD has to confirm the blob.
+        if status == StatusCode::CREATED && !page {
+            return Ok(());
+        }
+        // The requests that ask take places of their own.
+        self.permit.release();
+        Err(Setback::Final(match target.becomes_present().await {
+            Some(true) => return Ok(()),
+            _ if page => web_page(&target.host.name, "cannot end the upload"),
+            Some(false) => target.empty_success(status),
+            None => target.unconfirmed(status),
+        }))
+    }
 }
 
 impl Drop for Sender<'_> {
@@ -226,57 +284,4 @@ impl Drop for Sender<'_> {
 async fn admit(target: &BlobTarget<'_>, length: u64) -> Option<Admission> {
     let admission = target.host.context.options.stop.admit().await;
     Some(admission).filter(|_| target.host.upload_profile.is_short(length))
-}
-
-/// Closes an upload with an empty PUT.
-async fn close(target: &mut BlobTarget<'_>, session: &Session) -> Result<(), Setback> {
-    let url = location::with_digest(&session.url, &target.descriptor.digest);
-    let mut call = target.call(Method::PUT, url).header(CONTENT_TYPE, OCTETS).once();
-    call.action = "cannot end the upload".to_owned();
-    match target.host.exchange(&call.named_by(session.provenance)).await {
-        Ok(answer) if answer.status().is_success() => check_closed(target, answer).await,
-        Ok(answer) => {
-            let setback = Setback::from_refusal(target, answer, 0, Instant::now()).await;
-            // Some registries take the last PATCH for the end, and then no longer know the upload.
-            let over = !matches!(setback, Setback::Broken(..) | Setback::Final(_));
-            if over && target.is_present().await {
-                Ok(())
-            } else {
-                Err(setback)
-            }
-        }
-        Err(error) if error.kind() == Kind::Network => Err(Setback::broken(target, error, Blame::Wire)),
-        Err(error) => Err(Setback::Final(error)),
-    }
-}
-
-/// Checks the successful answer that closes an upload.
-async fn check_closed(target: &BlobTarget<'_>, answer: Answer) -> Result<(), Setback> {
-    let status = answer.status();
-    let expected = &target.descriptor.digest;
-    let stated = answer
-        .digest()
-        .filter(|stated| stated.algorithm() == expected.algorithm());
-    let page = answer.is_web_page();
-    answer.finish().await;
-    if let Some(stated) = stated
-        && stated != *expected
-    {
-        // The bytes were verified while they were sent, so the source is not at fault.
-        let error = Error::new(Kind::Server, format!("the registry stored it as {stated}"));
-        return Err(Setback::Final(error.with_hint(
-            "the registry, or something before it, altered the blob: run the import again, and report it to the operator of the \
-             registry if that does not help",
-        )));
-    }
-    // 201 is the specified answer; after any other success, a HEAD has to confirm the blob.
-    if status == StatusCode::CREATED && !page {
-        return Ok(());
-    }
-    Err(Setback::Final(match target.becomes_present().await {
-        Some(true) => return Ok(()),
-        _ if page => web_page(&target.host.name, "cannot end the upload"),
-        Some(false) => target.empty_success(status),
-        None => target.unconfirmed(status),
-    }))
 }

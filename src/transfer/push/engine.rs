@@ -51,7 +51,7 @@ pub(crate) async fn push(
     progress: &Progress,
     feed: Option<PipeFeed>,
 ) -> Result<PushResult> {
-    let comparisons = compare(&items, request, registry, progress, registry.requests()).await;
+    let comparisons = compare(&items, request, registry, progress, registry.widest()).await;
     let comparisons = comparisons.map_err(with_destination_side)?;
     let comparisons = comparisons
         .into_iter()

@@ -156,10 +156,11 @@ async fn a_session_that_another_server_continues_at_the_registry_is_not_kept_for
         let source = Memory(bytes.clone());
         registry.push_blob("a/b", &layer(&bytes), &source, None).await
     });
-    while server.count("PUT", MARK) == 0 {
+    let has_begun = || {
         assert!(!push.is_finished(), "{}", server.transcript());
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+        server.count("PUT", MARK) > 0
+    };
+    server.until("the PUT of the blob", has_begun).await;
     push.abort();
     for file in std::fs::read_dir(folder.path()).unwrap() {
         let kept = std::fs::read_to_string(file.unwrap().path()).unwrap();

@@ -4,6 +4,7 @@
 mod blobs;
 mod broken;
 mod manifests;
+mod one_place;
 mod pieces;
 mod proof;
 mod strategies;

@@ -175,9 +175,9 @@ async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
     let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
     let push = registry.push_blob("a", &blob, &source, None);
     let end = async {
-        while server.count("PATCH", "") < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        server
+            .until("the second piece", || server.count("PATCH", "") == 2)
+            .await;
         let end = stop.wind_up();
         gate.open();
         end.await;
@@ -202,9 +202,9 @@ async fn a_run_that_is_interrupted_loses_nothing_that_it_sent() {
 async fn kill_in_second_piece(server: &Double, registry: &Registry, blob: &Descriptor, source: &Memory) {
     let push = registry.push_blob("a", blob, source, None);
     let killed = async {
-        while server.count("PATCH", "") < 2 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        server
+            .until("the second piece", || server.count("PATCH", "") == 2)
+            .await;
     };
     tokio::select! {
         () = killed => {}
@@ -274,9 +274,7 @@ async fn a_body_that_takes_long_is_not_waited_for() {
     let (blob, source) = (layer(&bytes), Memory(bytes.clone()));
     let push = registry.push_blob("a", &blob, &source, None);
     let end = async {
-        while server.count("PUT", "") == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        server.until("the body", || server.count("PUT", "") > 0).await;
         stop.wind_up().await;
     };
     tokio::select! {
