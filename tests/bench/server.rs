@@ -40,6 +40,9 @@ const STEP: u64 = 1 << 20;
 /// The same on a line with a rate.
 const PACED_STEP: u64 = 64 << 10;
 
+/// Maximum time by which a line may be late and then faster than its rate.
+const LATE: Duration = Duration::from_millis(100);
+
 /// Maximum length in bytes of a request's head, and of a manifest.
 const MAX_HEAD: u64 = 64 << 10;
 const MAX_MANIFEST: u64 = 16 << 20;
@@ -199,7 +202,8 @@ impl Line<'_> {
         let now = Instant::now();
         let mut until = now;
         if let Some(rate) = self.server.connection_rate {
-            self.free = self.free.max(now) + time(rate);
+            // Within a body, sleeps that were too long are made up for.
+            self.free = self.free.max(now.checked_sub(LATE).unwrap_or(now)) + time(rate);
             until = self.free;
         }
         if let Some((rate, free)) = &self.server.total_rate {
@@ -207,8 +211,7 @@ impl Line<'_> {
             *free = (*free).max(now) + time(*rate);
             until = until.max(*free);
         }
-        let wait = until - now;
-        // What a sleep is too long is made up for by the next one.
+        let wait = until.saturating_duration_since(now);
         if wait > Duration::from_millis(1) {
             thread::sleep(wait);
         }
@@ -273,6 +276,7 @@ impl Server {
             Content::Bytes(bytes) => stream.write_all(&bytes)?,
             Content::File(file, start) => {
                 let (mut at, end) = (start, start + reply.length);
+                line.free = Instant::now();
                 while at < end {
                     let step = line.step().min(end - at) as usize;
                     if at + step as u64 == end {
@@ -296,6 +300,7 @@ impl Server {
         reader.consume(buffered as usize);
         left -= buffered;
         let mut buffer = vec![0; left.min(line.step()) as usize];
+        line.free = Instant::now();
         while left > 0 {
             let want = left.min(buffer.len() as u64) as usize;
             let (_, got) = rustix::net::recv(*reader.get_ref(), &mut buffer[..want], RecvFlags::TRUNC)?;

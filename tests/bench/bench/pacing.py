@@ -20,6 +20,9 @@ MIB = 1 << 20
 
 FIXED = [64, 32, 16, 8, 4, 2, 1]
 
+# Round trips before the first byte of a layer: a connection, the tag, its manifest, and the request itself.
+START = 4
+
 # Fixed numbers that are this much slower than the best one are out, and all smaller ones with them.
 HOPELESS = 1.6
 
@@ -47,6 +50,7 @@ SCENARIOS = [
     Scenario("40ms", "40 ms, 200 small images", "small", server={"delay": 40}),
     Scenario("150ms", "150 ms, 200 small images", "small", server={"delay": 150}),
     Scenario("per-connection", "40 ms, 100 MB/s per connection, one layer", "huge", 2, {"delay": 40, "connection_rate": 100}),
+    Scenario("slow-connections", "40 ms, 10 MB/s per connection, one layer", "huge", 10, {"delay": 40, "connection_rate": 10}),
     Scenario("in-all", "40 ms, 10 MB/s in all, 200 small images", "small", server={"delay": 40, "total_rate": 10}),
     Scenario("refusing", "40 ms, 429 beyond 8 requests, 200 small images", "small", server={"delay": 40, "refuse_above": 8}),
     Scenario("slow-disk", "a disk of 20 MB/s, 306 MB in 6 images", "base", 4, disk=20),
@@ -66,6 +70,8 @@ class Line:
         self.images = corpus.make(options.work, scenario.corpus, scenario.scale * options.scale)
         corpus.warm(self.images)
         self.refused = 0
+        # the most requests at a time
+        self.peak = 0
 
     @contextmanager
     def ready(self):
@@ -95,8 +101,24 @@ class Line:
                 bundle = slow.copy(bundle, "bundle.tar") if slow else bundle
                 command = [*program, "import", bundle, "-d", f"{sink.host}/mirror", *more]
             result = run([command], folder, logs, self.options.timeout)
-            self.refused = max(source.counts()["refused"], sink.counts()["refused"])
+            counts = [source.counts(), sink.counts()]
+            self.refused = max(count["refused"] for count in counts)
+            self.peak = max(count["peak"] for count in counts)
         return result
+
+    def used(self, result):
+        """The share of the rate of all its connections that the last run used, after the start; `None` without such a rate."""
+        flags = self.scenario.server
+        if "connection_rate" not in flags:
+            return None
+        body = result.wall - START * flags["delay"] / 1000
+        return self.images.size / (body * self.peak * flags["connection_rate"] * 1e6)
+
+    def note(self, name, result):
+        """Tells the time of the last run, and what it used of its connections."""
+        used = self.used(result)
+        more = "" if used is None else f", {self.peak} at a time, {used:.3f} of their rate"
+        say(f"    {name}: {result.wall:.2f} s{more}")
 
     def measure_peer(self, tool):
         """One run of another tool over the same line; an import reads what the same tool exported."""
@@ -144,17 +166,20 @@ class Line:
             except Failed as error:
                 say(f"    -j {jobs}: {error}")
                 continue
-            say(f"    -j {jobs}: {best[jobs][0].wall:.2f} s")
+            self.note(f"-j {jobs}", best[jobs][0])
             if best[jobs][0].wall > HOPELESS * min(runs[0].wall for runs in best.values()):
                 break
         finalists = sorted(best, key=lambda jobs: best[jobs][0].wall)[: self.scenario.finalists]
-        chosen, refused = [], []
+        chosen, refused, used = [], [], {None: [], **{jobs: [] for jobs in finalists}}
         for _ in range(self.options.rounds or 3):
             for jobs in finalists:
                 best[jobs].append(self.measure(jobs))
+                used[jobs].append(self.used(best[jobs][-1]))
+                self.note(f"-j {jobs}", best[jobs][-1])
             chosen.append(self.measure(None))
             refused.append(self.refused)
-            say(f"    automatic: {chosen[-1].wall:.2f} s")
+            used[None].append(self.used(chosen[-1]))
+            self.note("automatic", chosen[-1])
         medians = {jobs: statistics.median(result.wall for result in best[jobs][1:]) for jobs in finalists}
         jobs = min(medians, key=medians.get)
         wall = statistics.median(result.wall for result in chosen)
@@ -167,6 +192,7 @@ class Line:
             table.number(max(result.memory for result in chosen) / MIB, 1),
             table.number(statistics.median(result.cpu for result in chosen)),
             str(max(refused)),
+            *("" if None in used[way] else table.number(statistics.median(used[way]), 3) for way in (jobs, None)),
             *(self.peer_cells(wall) if self.options.peers else []),
         ]
 
@@ -179,6 +205,7 @@ class Line:
 def report(options):
     """The table of all scenarios."""
     heads = ["line", "best fixed `-j`", "its wall s", "automatic wall s", "ratio", "peak memory MiB", "CPU s", "refused"]
+    heads += ["its share of the rate of its connections", "automatic's share"]
     heads += ["fastest peer", "its wall s", "automatic to it"] if options.peers else []
     rows = []
     for scenario in SCENARIOS:
