@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256, Sha512};
@@ -68,6 +68,28 @@ pub struct Stored {
     pub digest: String,
     pub media_type: String,
     pub bytes: Bytes,
+    subject: Arc<OnceLock<Option<String>>>,
+}
+
+impl Stored {
+    fn new(digest: &str, media_type: &str, bytes: Bytes) -> Self {
+        Self {
+            digest: digest.to_owned(),
+            media_type: media_type.to_owned(),
+            bytes,
+            subject: Arc::default(),
+        }
+    }
+
+    /// The digest of the manifest to which this one refers. A manifest is parsed once, since tests with very many or very large
+    /// referrers ask often.
+    pub fn subject(&self) -> Option<&str> {
+        let parse = || {
+            let document: serde_json::Value = serde_json::from_slice(&self.bytes).ok()?;
+            document["subject"]["digest"].as_str().map(str::to_owned)
+        };
+        self.subject.get_or_init(parse).as_deref()
+    }
 }
 
 /// The content of a repository.
@@ -136,11 +158,7 @@ impl Store {
             }
             for (digest, media_type) in saved["manifests"].as_object().into_iter().flatten() {
                 if let Some(content) = state.blobs.get(digest) {
-                    let stored = Stored {
-                        digest: digest.clone(),
-                        media_type: text(media_type),
-                        bytes: content.all(),
-                    };
+                    let stored = Stored::new(digest, &text(media_type), content.all());
                     repository.manifests.insert(digest.clone(), stored);
                 }
             }
@@ -153,6 +171,16 @@ impl Store {
     /// Returns a copy of a repository, or `None` if there is no such repository.
     pub fn repository(&self, name: &str) -> Option<Repository> {
         self.state.lock().unwrap().repositories.get(name).cloned()
+    }
+
+    /// Returns the manifests of a repository that refer to this one.
+    pub fn referrers(&self, repository: &str, subject: &str) -> Vec<Stored> {
+        let state = self.state.lock().unwrap();
+        let repository = state.repositories.get(repository);
+        let all = repository.into_iter().flat_map(|found| found.manifests.values());
+        all.filter(|stored| stored.subject() == Some(subject))
+            .cloned()
+            .collect()
     }
 
     /// Returns the names of all repositories.
@@ -234,11 +262,7 @@ impl Store {
             self.keep(digest, bytes.clone());
         }
         self.change(repository, |r| {
-            let stored = Stored {
-                digest: digest.to_owned(),
-                media_type: media_type.to_owned(),
-                bytes,
-            };
+            let stored = Stored::new(digest, media_type, bytes);
             r.manifests.insert(digest.to_owned(), stored);
             if let Some(tag) = tag {
                 r.tags.insert(tag.to_owned(), digest.to_owned());
