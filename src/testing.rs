@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::registry::Registries;
 use crate::transfer::bundle_blobs::{BundleBlobs, PipeBlobs};
-use crate::transfer::mirror::RegistryBlobs;
+use crate::transfer::mirror::registry_blobs::RegistryBlobs;
 use crate::transfer::push::pipe::feed::PipeFeed;
 use crate::transfer::push::request::PushRequest;
 

@@ -13,8 +13,8 @@ use super::bundle_blobs::{BundleBlobs, PipeBlobs};
 use super::push::asked_image::AskedImage;
 use super::push::destination;
 use super::push::pipe::feed::PipeFeed;
-use super::push::push_all::push_arriving;
-use super::push::report::{self, ArchiveReport, ImageReport, PushReport};
+use super::push::push_all::push_all;
+use super::push::report::{self, ArchiveReport, PushReport};
 use super::push::request::{BlobOrigin, PushItem, PushRequest};
 use super::push::reservation::Reservation;
 use super::referrers::ReferrerChoice;
@@ -156,8 +156,7 @@ async fn push(
     let (items, mut slots, unusable) = place_images(&bundle, trees, &select, &request, &origin, &progress);
     destination::check_any_is_usable(slots.len(), unusable)?;
     for (image, _) in bundle.broken().iter().zip(chosen_broken).filter(|(_, chosen)| **chosen) {
-        let report = ImageReport::unresolved(&image.label, &image.error);
-        slots.push(AskedImage::Failed(Box::new(report)));
+        slots.push(AskedImage::failed(&image.label, &image.error));
     }
     destination::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();
@@ -170,7 +169,7 @@ async fn push(
     {
         return Err(Error::clone(&first.error));
     }
-    let mut report = push_arriving(items, &[], slots, &request, registries, &progress, feed).await?;
+    let mut report = push_all(items, &[], slots, &request, registries, &progress, feed).await?;
     let shortened = |missing: Missing| Missing {
         reference: shorten(missing.reference),
         reason: shorten(missing.reason),
@@ -228,10 +227,7 @@ fn place_images(
         let tree = match tree {
             Ok(tree) => tree,
             Err(error) => {
-                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(
-                    &image.name,
-                    &error,
-                ))));
+                slots.push(AskedImage::failed(&image.name, &error));
                 continue;
             }
         };
@@ -251,7 +247,7 @@ fn place_images(
                 items.push(item);
             }
             Err(error) => {
-                slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(&source, &error))));
+                slots.push(AskedImage::failed(&source, &error));
                 unusable.push(error);
             }
         }

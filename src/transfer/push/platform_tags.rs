@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::asked_image::AskedImage;
-use super::report::ImageReport;
 use super::request::{PushItem, PushRequest};
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -51,7 +50,7 @@ pub(super) fn expand(
                 let error = error
                     .context(format!("`--platform-tags` for {source}"))
                     .with_hint("push this image in a run of its own, without `--platform-tags`");
-                all_slots.push(AskedImage::Failed(Box::new(ImageReport::unresolved(&source, &error))));
+                all_slots.push(AskedImage::failed(&source, &error));
                 continue;
             }
         };

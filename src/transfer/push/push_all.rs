@@ -35,20 +35,9 @@ fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Opt
 }
 
 /// Pushes images and returns one report for each slot, in order.
-/// Images that failed before the push have a report as well. `there` are images that this run has pushed before.
+/// Images that failed before the push have a report as well. `there` are images that this run has pushed before. With a
+/// `feed`, blobs come out of a pipe.
 pub(crate) async fn push_all(
-    items: Vec<PushItem>,
-    there: &[PushItem],
-    slots: Vec<AskedImage>,
-    request: &PushRequest,
-    registries: &Registries,
-    progress: &Progress,
-) -> Result<PushReport> {
-    push_arriving(items, there, slots, request, registries, progress, None).await
-}
-
-/// Like [`push_all`], with blobs that may come out of a pipe.
-pub(crate) async fn push_arriving(
     items: Vec<PushItem>,
     there: &[PushItem],
     slots: Vec<AskedImage>,

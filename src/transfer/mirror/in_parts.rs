@@ -1,0 +1,265 @@
+//! Waits for images that are resolved one after the other, and pushes them in parts.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::convert::Infallible;
+
+use tokio::sync::mpsc;
+
+use super::push_trees::Ends;
+use crate::error::{Error, Result};
+use crate::image::reference::Reference;
+use crate::image::tree::ImageTree;
+use crate::inventory::lock::Lock;
+use crate::progress::{Event, Phase, Progress};
+use crate::registry::Registries;
+use crate::text::{Warnings, counted, few};
+use crate::transfer::patience::soon;
+use crate::transfer::push::destination;
+use crate::transfer::push::report::{ImageReport, PushReport};
+use crate::transfer::push::request::{PushItem, PushRequest};
+use crate::transfer::resolve::Resolver;
+
+/// Resolves images and pushes them to the destination.
+///
+/// `sources` and `destinations` must have limits of their own, as two values of [`Registries::new`] do: an upload that waits for
+/// bytes of its own host would wait for a place that only itself gives back.
+///
+/// All images are resolved before the first blob is sent. Only images of a registry that does not answer or fails are not
+/// waited for: if none of them is resolved [`soon`], the others are pushed first.
+///
+/// # Errors
+/// Those of [`mirror`](super::mirror).
+pub async fn resolve_and_mirror(
+    resolver: &Resolver,
+    images: &[Reference],
+    sources: &Registries,
+    request: PushRequest,
+    destinations: &Registries,
+    progress: Progress,
+) -> Result<PushReport> {
+    let (sender, resolved) = mpsc::unbounded_channel();
+    let resolving = async move {
+        let send = move |number: usize, tree: Result<ImageTree>| drop(sender.send((number, tree)));
+        Box::pin(resolver.resolve_each(images, &send)).await;
+        // The channel ends here, and the push after it.
+        drop(send);
+        std::future::pending::<Infallible>().await
+    };
+    let run = Run {
+        resolver,
+        images,
+        ends: Ends {
+            sources,
+            request: &request,
+            destinations,
+            progress: &progress,
+        },
+    };
+    tokio::select! {
+        report = run.push_resolved(resolved) => report,
+        never = resolving => match never {},
+    }
+}
+
+/// The number of a requested image, and its tree or error.
+type Resolved = (usize, Result<ImageTree>);
+
+/// A one-step mirror.
+struct Run<'a> {
+    resolver: &'a Resolver,
+    images: &'a [Reference],
+    ends: Ends<'a>,
+}
+
+impl Run<'_> {
+    /// Pushes the images that arrive: all at once, unless some of them take long to be resolved.
+    async fn push_resolved(&self, mut resolved: mpsc::UnboundedReceiver<Resolved>) -> Result<PushReport> {
+        let (request, progress) = (self.ends.request, self.ends.progress);
+        let may_split = may_split(self.images, request);
+        let mut pushed = Pushed::new(self.images);
+        let mut there: Vec<PushItem> = Vec::new();
+        loop {
+            let (mut part, is_last) = next_part(&mut resolved, may_split).await;
+            part.sort_by_key(|(number, _)| *number);
+            let is_whole = part.len() == self.images.len();
+            let (numbers, mut trees): (Vec<usize>, Vec<_>) = part.into_iter().unzip();
+            let references: Vec<Reference> = numbers.iter().map(|number| self.images[*number].clone()).collect();
+            self.resolver.check(&references, &mut trees, is_last).await;
+            if !is_last {
+                progress.info(pushed.unresolved(&numbers));
+            }
+            let is_first = pushed.is_empty();
+            if is_first && !is_whole {
+                destination::check_mappings(request, self.images.iter(), progress);
+            }
+            let errors: Vec<Option<Error>> = trees.iter().map(|tree| tree.as_ref().err().cloned()).collect();
+            let trees = references.into_iter().zip(trees).collect();
+            let report = Box::pin(self.ends.push(trees, (!is_whole).then_some(&mut there))).await;
+            if is_whole || (is_first && report.is_err()) {
+                return report;
+            }
+            match report {
+                Ok(report) => pushed.add(&numbers, report),
+                // The images before these were pushed, and their reports must not be lost.
+                Err(error) => pushed.fail(&numbers, errors, &error),
+            }
+            if is_last {
+                return Ok(pushed.into_report());
+            }
+            progress.emit(Event::Phase {
+                phase: Phase::Resolving,
+                images: pushed.missing().count() as u64,
+            });
+        }
+    }
+}
+
+/// What the parts of a run that were pushed add up to.
+struct Pushed<'a> {
+    images: &'a [Reference],
+    /// Reports of the requested images, in the order of the request.
+    reports: Vec<Option<ImageReport>>,
+    lock: Option<Lock>,
+    warnings: Warnings,
+}
+
+impl<'a> Pushed<'a> {
+    fn new(images: &'a [Reference]) -> Self {
+        Self {
+            images,
+            reports: images.iter().map(|_| None).collect(),
+            lock: None,
+            warnings: Warnings::default(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.reports.iter().all(Option::is_none)
+    }
+
+    /// The numbers of the images without a report.
+    fn missing(&self) -> impl Iterator<Item = usize> {
+        let reports = self.reports.iter().enumerate();
+        reports.filter_map(|(number, report)| report.is_none().then_some(number))
+    }
+
+    /// Adds the report of a part. `numbers` are those of its images.
+    fn add(&mut self, numbers: &[usize], report: PushReport) {
+        // The names of the images are different, so that each has one report.
+        for (number, report) in numbers.iter().zip(report.images) {
+            self.reports[*number] = Some(report);
+        }
+        self.warnings.append(report.warnings);
+        match (&mut self.lock, report.lock) {
+            (Some(lock), Some(more)) => lock.images.extend(more.images),
+            (lock, more) => *lock = lock.take().or(more),
+        }
+    }
+
+    /// Adds a part of which nothing was pushed. `errors` are those of images that could not be resolved.
+    fn fail(&mut self, numbers: &[usize], errors: Vec<Option<Error>>, error: &Error) {
+        for (number, own) in numbers.iter().zip(errors) {
+            let error = own.unwrap_or_else(|| error.clone());
+            self.reports[*number] = Some(ImageReport::unresolved(&self.images[*number], &error));
+        }
+    }
+
+    /// Returns a line on the images that are not waited for: those without a report, except the ones that are pushed `next`.
+    fn unresolved(&self, next: &[usize]) -> String {
+        let next: HashSet<&usize> = next.iter().collect();
+        let mut count = 0;
+        let mut hosts = BTreeSet::new();
+        for number in self.missing().filter(|number| !next.contains(number)) {
+            count += 1;
+            hosts.insert(self.images[number].host());
+        }
+        let images = counted(count, "image", "images");
+        let hosts = few(hosts.into_iter().map(|host| format!("`{host}`")));
+        format!("{images} of {hosts} cannot be resolved yet; the others are pushed meanwhile")
+    }
+
+    fn into_report(mut self) -> PushReport {
+        if let Some(lock) = &mut self.lock {
+            let numbered = self.images.iter().enumerate();
+            let numbers: HashMap<&Reference, usize> = numbered.map(|(number, image)| (image, number)).collect();
+            lock.images.sort_by_key(|image| numbers.get(&image.reference).copied());
+        }
+        PushReport {
+            lock: self.lock,
+            warnings: self.warnings,
+            ..PushReport::new(false, self.reports.into_iter().flatten().collect())
+        }
+    }
+}
+
+/// Returns the images that are resolved by now, and whether they are the last ones. Without `may_split`, waits for all.
+async fn next_part(resolved: &mut mpsc::UnboundedReceiver<Resolved>, may_split: bool) -> (Vec<Resolved>, bool) {
+    let mut part = Vec::new();
+    let mut is_any = false;
+    loop {
+        // Without a resolved image there is nothing to push yet.
+        let next = match may_split && is_any {
+            true => soon(resolved.recv()).await,
+            false => Some(resolved.recv().await),
+        };
+        match next {
+            Some(Some((number, tree))) => {
+                is_any |= tree.is_ok();
+                part.push((number, tree));
+            }
+            Some(None) => return (part, true),
+            None => return (part, false),
+        }
+    }
+}
+
+/// Returns whether some images can be pushed before the others are resolved. They cannot if an image that is resolved later
+/// may refuse or stop the whole run: by its name at the destination, or since it fails.
+fn may_split(images: &[Reference], request: &PushRequest) -> bool {
+    if request.dry_run || request.fail_fast || request.platform_tags {
+        return false;
+    }
+    let mut names = HashSet::new();
+    images.iter().all(|image| {
+        let name = destination::name_of_reference(request, image);
+        name.is_ok_and(|name| {
+            let is_own = name.name() == image.name() && name.tag() == image.tag();
+            !is_own && names.insert(name)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::digest::Digest;
+
+    #[test]
+    fn images_are_pushed_in_parts_only_if_none_can_refuse_or_stop_the_others() {
+        let parts = |images: &[&str], change: fn(&mut PushRequest)| {
+            let mut request = PushRequest::new("r.example/mirror".parse().unwrap());
+            change(&mut request);
+            let images: Vec<Reference> = images.iter().map(|image| image.parse().unwrap()).collect();
+            may_split(&images, &request)
+        };
+        let images = ["a.example/x:1", "b.example/y:1", "b.example/y:2"];
+        assert!(parts(&images, |_| ()));
+        assert!(!parts(&images, |request| request.dry_run = true));
+        assert!(!parts(&images, |request| request.fail_fast = true));
+        assert!(!parts(&images, |request| request.platform_tags = true));
+        // Two sources of one name, and names that may state two digests for one tag.
+        assert!(!parts(&["a.example/x:1", "b.example/x:1"], |_| ()));
+        let pinned = format!("a.example/x:1@{}", Digest::sha256(b""));
+        assert!(!parts(&["a.example/x:1", &pinned], |_| ()));
+        // A mapping that leads two images to one name, and one that gives no name.
+        let map: fn(&mut PushRequest) = |request| request.mappings = vec!["b.example/y=x".parse().unwrap()];
+        assert!(!parts(&["a.example/x:1", "b.example/y:1"], map));
+        assert!(parts(&images[..1], map) && parts(&images[1..], map));
+        let all: fn(&mut PushRequest) = |request| request.mappings = vec!["b.example=".parse().unwrap()];
+        assert!(parts(&images, all));
+        // An image that would be pushed over its own source.
+        assert!(!parts(&["r.example/mirror/x:1"], |request| {
+            request.mappings = vec!["r.example/mirror=".parse().unwrap()];
+        }));
+    }
+}
