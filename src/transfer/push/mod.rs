@@ -38,6 +38,7 @@ pub(crate) mod reservation;
 pub(crate) mod scheduler;
 pub(crate) mod tag;
 mod together;
+pub(crate) mod work;
 
 pub use report::{Amount, Counts, Form, ImageReport, Outcome, PushReport};
 pub use request::{Mapping, OnExisting, PushRequest};

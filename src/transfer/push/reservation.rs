@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::scheduler::{PAIR, WORK};
+use super::work::{PAIR, WORK};
 use crate::error::Result;
 use crate::image::budget::{Budget, Held};
 use crate::image::digest::Digest;

@@ -10,133 +10,15 @@
 //! here grows with the number of names. The memory for each pair of repository and blob is a few bytes, and counts against
 //! the budget.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::ready::{Ready, cost};
-use super::report::Amount;
-use crate::error::Error;
+use super::ready::Ready;
+use super::work::{Demand, Need, Sorted, Sorting, Work};
 use crate::image::budget::{Budget, Held};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::registry::Lines;
 use crate::text::LISTED;
-
-/// Blobs, and the groups that need all of them.
-pub(crate) struct Demand {
-    /// Blobs, without duplicates.
-    pub(crate) blobs: Vec<Descriptor>,
-    /// Groups that need the blobs.
-    pub(crate) groups: Vec<Taker>,
-}
-
-/// A group of images of one repository.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Taker {
-    /// Number of the group.
-    pub(crate) group: u32,
-    /// Number of the group's repository.
-    pub(crate) repository: u32,
-    /// Whether all blobs of the group are known to be in place.
-    pub(crate) in_place: bool,
-}
-
-/// Needs that a group waits for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Awaited {
-    /// Number of needs that include the group.
-    pub(crate) needs: usize,
-    /// Blobs in place because another image was found in the group's repository.
-    pub(crate) known: Amount,
-}
-
-/// The need of one repository for one blob.
-#[derive(Debug)]
-pub(crate) struct Need {
-    /// Number of the repository.
-    pub(crate) repository: usize,
-    /// Numbers of the groups that wait for the blob; the first group has the blob in its report.
-    pub(crate) groups: Vec<usize>,
-}
-
-/// Estimated memory of a needed blob, in this scheduler and in its source, in bytes.
-pub(super) const WORK: u64 = 640;
-
-/// Memory of each repository that needs a blob, in bytes, with the spare capacity of a grown list.
-pub(super) const PAIR: u64 = 2 * size_of::<(u32, u32)>() as u64;
-
-/// One digest, with the repositories that need the blob.
-#[derive(Debug)]
-struct Work {
-    descriptor: Descriptor,
-    /// Pairs of repository and group that need the blob, sorted by repository.
-    pending: Vec<(u32, u32)>,
-    /// Number of pairs at the start of `pending` that are already handled.
-    begun: usize,
-    /// A repository that is known to have the blob.
-    holder: Option<usize>,
-    /// Whether a mount of this blob has succeeded.
-    mounts: bool,
-    in_flight: usize,
-    /// Whether the blob's bytes can be read yet.
-    available: bool,
-    /// Rank of the first demand that includes the blob.
-    demand: Rank,
-}
-
-/// Rank of a demand: its cost, then its position in the input. The smallest rank is met first.
-type Rank = (u64, usize);
-
-impl Work {
-    fn new(descriptor: &Descriptor, demand: Rank) -> Self {
-        Self {
-            demand,
-            descriptor: descriptor.clone(),
-            pending: Vec::new(),
-            begun: 0,
-            holder: None,
-            mounts: false,
-            in_flight: 0,
-            available: true,
-        }
-    }
-
-    fn is_pending(&self) -> bool {
-        self.begun < self.pending.len()
-    }
-
-    /// Takes the next need, with only the groups that are `alive`.
-    fn next_need(&mut self, alive: &impl Fn(usize) -> bool) -> Option<Need> {
-        while let Some(&(repository, _)) = self.pending.get(self.begun) {
-            let rest = &self.pending[self.begun..];
-            let piece = rest.iter().take_while(|(other, _)| *other == repository);
-            let groups: Vec<usize> = piece.map(|(_, group)| *group as usize).collect();
-            self.begun += groups.len();
-            let groups: Vec<usize> = groups.into_iter().filter(|group| alive(*group)).collect();
-            if !groups.is_empty() {
-                let repository = repository as usize;
-                return Some(Need { repository, groups });
-            }
-        }
-        self.pending = Vec::new();
-        self.begun = 0;
-        None
-    }
-
-    /// Removes the pending needs and returns their groups, which will not get the blob.
-    fn give_up(&mut self) -> impl Iterator<Item = usize> {
-        let pending = std::mem::take(&mut self.pending).into_iter();
-        pending
-            .skip(std::mem::take(&mut self.begun))
-            .map(|(_, group)| group as usize)
-    }
-
-    /// Returns the number of repositories that wait.
-    fn repositories(&self) -> usize {
-        let rest = &self.pending[self.begun..];
-        rest.chunk_by(|(a, _), (b, _)| a == b).count()
-    }
-}
 
 /// The next step of a push: one blob for one repository.
 #[derive(Debug)]
@@ -203,102 +85,14 @@ impl Lacking {
     }
 }
 
-/// Result of sorting demands into works.
-#[derive(Debug, Default)]
-pub(crate) struct Sorted {
-    /// Needs that each group waits for.
-    pub(crate) awaited: HashMap<usize, Awaited>,
-    /// Groups whose demands exceed the memory budget, with the error.
-    pub(crate) too_large: Vec<(usize, Error)>,
-}
-
 impl Scheduler {
     /// Sorts the demands into works, to be sent over one line. Also returns the needs of each group.
     pub(crate) fn new(demands: impl IntoIterator<Item = Demand>, budget: &Budget) -> (Self, Sorted) {
-        // The size belongs to the key: if two manifests state different sizes, only one can be right, and the wrong one must
-        // not make the images of the right one fail.
-        // A B-tree grows node by node; a hash table would hold all entries twice while it grows.
-        let mut numbers: BTreeMap<(Digest, u64), u32> = BTreeMap::new();
-        let mut works: Vec<Work> = Vec::new();
-        let mut sorted = Sorted::default();
-        let mut held = Vec::new();
-        // Pairs of work and repository whose blob is in place.
-        let mut has: Vec<(u32, u32)> = Vec::new();
-        let mut has_held = budget.hold(0).ok();
-        for (number, Demand { blobs, groups }) in demands.into_iter().enumerate() {
-            let costs = blobs.iter().map(|blob| cost(blob.size));
-            let demand = (costs.fold(0, u64::saturating_add), number);
-            // The memory is counted before anything is kept, so that refused demands take no memory.
-            let is_new = |blob: &&Descriptor| !numbers.contains_key(&(blob.digest.clone(), blob.size));
-            let new = blobs.iter().filter(is_new).count() as u64;
-            match budget.hold(new * WORK) {
-                Ok(taken) => held.push(taken),
-                Err(error) => {
-                    let refused = groups.iter().filter(|taker| !taker.in_place);
-                    let refused = refused.map(|taker| (taker.group as usize, error.clone()));
-                    sorted.too_large.extend(refused);
-                    continue;
-                }
-            }
-            let ids: Vec<u32> = blobs
-                .iter()
-                .map(|blob| {
-                    let number = *numbers.entry((blob.digest.clone(), blob.size)).or_insert_with(|| {
-                        works.push(Work::new(blob, demand));
-                        works.len() as u32 - 1
-                    });
-                    let work = &mut works[number as usize];
-                    work.demand = work.demand.min(demand);
-                    number
-                })
-                .collect();
-            let pairs = ids.len() as u64 * PAIR;
-            for taker in groups {
-                if taker.in_place {
-                    for id in &ids {
-                        works[*id as usize].holder = Some(taker.repository as usize);
-                    }
-                    // If there is no memory for these pairs, the registry is asked, with the same result.
-                    let taken = has.len() as u64 * PAIR + pairs;
-                    if has_held.as_mut().is_some_and(|held| held.resize(taken).is_ok()) {
-                        has.extend(ids.iter().map(|id| (*id, taker.repository)));
-                    }
-                    continue;
-                }
-                match budget.hold(pairs) {
-                    Ok(taken) => held.push(taken),
-                    Err(error) => {
-                        sorted.too_large.push((taker.group as usize, error));
-                        continue;
-                    }
-                }
-                for id in &ids {
-                    works[*id as usize].pending.push((taker.repository, taker.group));
-                }
-            }
+        let mut sorting = Sorting::new(budget);
+        for (number, demand) in demands.into_iter().enumerate() {
+            sorting.add(number, demand);
         }
-        drop(numbers);
-        has.sort_unstable();
-        for (id, work) in works.iter_mut().enumerate() {
-            work.pending.sort_by_key(|(repository, _)| *repository);
-            let size = work.descriptor.size;
-            work.pending.retain(|(repository, group)| {
-                let awaited = sorted.awaited.entry(*group as usize).or_default();
-                if has.binary_search(&(id as u32, *repository)).is_ok() {
-                    awaited.known.one(size);
-                    return false;
-                }
-                awaited.needs += 1;
-                true
-            });
-        }
-        works.retain(Work::is_pending);
-        works.sort_by(|a, b| {
-            let of = |work: &Work| (work.demand, Reverse(work.descriptor.size));
-            of(a)
-                .cmp(&of(b))
-                .then_with(|| a.descriptor.digest.cmp(&b.descriptor.digest))
-        });
+        let (works, held, sorted) = sorting.finish();
         let mut ready = Ready::new();
         for (number, work) in works.iter().enumerate() {
             ready.insert(number, work.descriptor.size, work.holder.is_none());

@@ -2,6 +2,8 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::error::Kind;
+use crate::transfer::push::ready::cost;
+use crate::transfer::push::work::{Awaited, PAIR, Taker, WORK};
 
 fn blob(text: &str, size: u64) -> Descriptor {
     Descriptor {
