@@ -10,6 +10,7 @@ use super::platform_tags;
 use super::request::{PushItem, PushRequest};
 use super::tag::{TagAction, decide, missing_below, tag_state};
 use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
 use crate::image::reference::Target;
 use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
@@ -43,10 +44,56 @@ pub(crate) async fn compare(
     progress: &Progress,
     wide: usize,
 ) -> Result<Vec<Result<Comparison>>> {
-    // Number of images of which the registry does not say whether it has all of them, and the first reason.
-    let unchecked: Mutex<(u64, Option<Error>)> = Mutex::default();
-    let unchecked = &unchecked;
-    let ask = |item: PushItem| async move {
+    progress.emit(Event::Phase {
+        phase: Phase::Checking,
+        images: items.iter().filter(|item| item.platform_of.is_none()).count() as u64,
+    });
+    let Some((first, rest)) = items.split_first() else {
+        return Ok(Vec::new());
+    };
+    let comparer = Comparer {
+        request,
+        registry,
+        progress,
+        unchecked: Mutex::default(),
+    };
+    let first = match comparer.compare(first.clone()).await {
+        // An unreachable registry causes one message instead of one for each image.
+        Err(error) if error.kind() == Kind::Network => return Err(error),
+        comparison => comparison,
+    };
+    let rest = stream::iter(rest.iter().cloned())
+        .map(|item| comparer.compare(item))
+        .buffered(wide);
+    let comparisons: Vec<_> = stream::iter([first]).chain(rest).collect().await;
+    comparer.warn_of_unchecked();
+    refuse_own_source(items, &comparisons)?;
+    Ok(comparisons)
+}
+
+/// Asks the destination about single images.
+struct Comparer<'a> {
+    request: &'a PushRequest,
+    registry: &'a Registry,
+    progress: &'a Progress,
+    /// Number of images of which the registry does not say whether it has all of them, and the first reason.
+    unchecked: Mutex<(u64, Option<Error>)>,
+}
+
+impl Comparer<'_> {
+    async fn compare(&self, item: PushItem) -> Result<Comparison> {
+        let in_flight = self.registry.in_flight(item.destination.repository());
+        let comparison = self.ask(&item).await;
+        drop(in_flight);
+        // A tag of a platform is no image of its own.
+        if item.platform_of.is_none() {
+            self.progress.emit(Event::Step(Phase::Checking));
+        }
+        comparison
+    }
+
+    async fn ask(&self, item: &PushItem) -> Result<Comparison> {
+        let (request, registry) = (self.request, self.registry);
         let tag = Target::Tag(item.destination.tag().unwrap_or("latest").to_owned());
         let held = tag_state(registry, item.destination.repository(), &tag).await?;
         let action = decide(&item.tree, &item.destination, held, request.on_existing)?;
@@ -59,7 +106,7 @@ pub(crate) async fn compare(
             TagAction::Done => Some(item.tree.pushed().root.digest().clone()),
             TagAction::PushManifests(ref held) => Some(held.clone()),
             TagAction::Push(_) if request.dry_run => None,
-            other => return Ok::<_, Error>(other.into()),
+            other => return Ok(other.into()),
         };
         let absent = absent_referrers(
             registry,
@@ -72,81 +119,55 @@ pub(crate) async fn compare(
         if request.require_referrers && kept_away.is_loss {
             return Err(kept_away.required());
         }
-        let Some(held) = held else {
-            return Ok(Comparison { action, kept_away });
+        let action = match held {
+            None => action,
+            Some(held) => match self.incomplete(item, &absent.missing).await? {
+                true => TagAction::Push(Some(held)),
+                false => action,
+            },
         };
+        Ok(Comparison { action, kept_away })
+    }
+
+    /// Returns whether a tag of the right content lacks something below it, or one of `missing_referrers`, and says so.
+    async fn incomplete(&self, item: &PushItem, missing_referrers: &[Digest]) -> Result<bool> {
         let is_told = AtomicBool::new(false);
         let unknown = |error: Error| {
             if !is_told.swap(true, Ordering::Relaxed) {
-                let mut unchecked = unchecked.lock();
+                let mut unchecked = self.unchecked.lock();
                 unchecked.0 += 1;
                 unchecked.1.get_or_insert(error);
             }
         };
-        let missing = missing_below(
-            registry,
-            &item.destination,
-            &item.tree,
-            request.verify_existing,
-            &unknown,
-        )
-        .await?;
-        let action = if !missing.is_empty() {
-            progress.warn(format!(
-                "{}: the tag is there, but not all that is below it ({} missing: {}); the image is pushed again",
-                item.destination,
+        let (destination, verify) = (&item.destination, self.request.verify_existing);
+        let missing = missing_below(self.registry, destination, &item.tree, verify, &unknown).await?;
+        if !missing.is_empty() {
+            self.progress.warn(format!(
+                "{destination}: the tag is there, but not all that is below it ({} missing: {}); the image is pushed again",
                 missing.len(),
                 few(&missing)
             ));
-            TagAction::Push(Some(held))
-        } else if !absent.missing.is_empty() {
-            progress.note(format!(
-                "{}: the tag is there, but not all that refers to it ({} missing: {})",
-                item.destination,
-                absent.missing.len(),
-                few(&absent.missing)
+        } else if !missing_referrers.is_empty() {
+            self.progress.note(format!(
+                "{destination}: the tag is there, but not all that refers to it ({} missing: {})",
+                missing_referrers.len(),
+                few(missing_referrers)
             ));
-            TagAction::Push(Some(held))
-        } else {
-            action
-        };
-        Ok(Comparison { action, kept_away })
-    };
-    let ask = |item: PushItem| async {
-        let in_flight = registry.in_flight(item.destination.repository());
-        let is_image = item.platform_of.is_none();
-        let comparison = ask(item).await;
-        drop(in_flight);
-        // A tag of a platform is no image of its own.
-        if is_image {
-            progress.emit(Event::Step(Phase::Checking));
         }
-        comparison
-    };
-    progress.emit(Event::Phase {
-        phase: Phase::Checking,
-        images: items.iter().filter(|item| item.platform_of.is_none()).count() as u64,
-    });
-    let Some((first, rest)) = items.split_first() else {
-        return Ok(Vec::new());
-    };
-    let first = match ask(first.clone()).await {
-        // An unreachable registry causes one message instead of one for each image.
-        Err(error) if error.kind() == Kind::Network => return Err(error),
-        comparison => comparison,
-    };
-    let rest = stream::iter(rest.iter().cloned()).map(ask).buffered(wide);
-    let comparisons: Vec<_> = stream::iter([first]).chain(rest).collect().await;
-    if let (images, Some(error)) = &*unchecked.lock() {
-        let images = counted(*images, "image", "images");
-        progress.warn(format!(
-            "could not check whether all of {images} is still at `{}`: {}",
-            registry.host(),
-            error.full()
-        ));
+        Ok(!missing.is_empty() || !missing_referrers.is_empty())
     }
-    refuse_own_source(items, &comparisons)?;
-    Ok(comparisons)
+
+    /// Warns about images of which the registry does not say whether it has all of them.
+    fn warn_of_unchecked(&self) {
+        if let (images, Some(error)) = &*self.unchecked.lock() {
+            let images = counted(*images, "image", "images");
+            self.progress.warn(format!(
+                "could not check whether all of {images} is still at `{}`: {}",
+                self.registry.host(),
+                error.full()
+            ));
+        }
+    }
 }
 
 /// Refuses to replace the index under a source's own name by the filtered index that was made from it. No tag would lead to
