@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::path::Path;
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
 use super::occupied;
@@ -46,46 +48,21 @@ pub async fn supplement(
         _ => None,
     };
     let earlier = Earlier::open(&request.reuse, None).await?;
-    let (mut look, mut sources) = (Vec::new(), Vec::new());
-    for wanted in list.blobs() {
-        let repository = Repository::new(&wanted.reference, registries)?;
-        sources.push((wanted.digest.clone(), repository.clone()));
-        look.push(find(wanted, repository, &earlier));
-    }
-    let found: Vec<Result<Found>> = stream::iter(look).buffered(request.jobs.max(1)).collect().await;
-    let (mut blobs, mut known, mut wrong) = (Vec::new(), BTreeMap::new(), Vec::new());
-    // A list that is exported without some blobs has another plan than the whole list, so an unfinished file is not its own.
-    let mut identity = list.to_text();
-    for (wanted, found) in list.blobs().zip(found) {
-        match found {
-            Ok(Found::Blob(blob)) => blobs.push(blob),
-            Ok(Found::Manifest(manifest)) => {
-                blobs.push(manifest.descriptor().clone());
-                known.insert(manifest.digest().clone(), manifest.bytes().clone());
-            }
-            Err(error) => {
-                let line = list.line_of(&wanted.digest).unwrap_or_default();
-                let _ = writeln!(identity, "without line {line}");
-                wrong.push(error.context(format!("line {line}")));
-            }
+    let wanted = Wanted::find(list, &request, registries, &earlier).await?;
+    if let Some(error) = wanted.error(&request.list) {
+        match request.allow_partial && wanted.are_gone() && !wanted.blobs.is_empty() {
+            true => progress.warn(error.to_string()),
+            false => return Err(error),
         }
     }
-    if let Some(first) = wrong.first() {
-        let all = few_with(wrong.iter().map(Error::full), "; ");
-        let what = format!("`{}`: {all}", quote(&request.list));
-        let are_gone = wrong.iter().all(|error| error.kind() == Kind::NotFound);
-        match request.allow_partial && are_gone && !blobs.is_empty() {
-            true => progress.warn(what),
-            false => {
-                let error = Error::new(first.kind(), what);
-                return Err(match first.hint() {
-                    Some(hint) => error.with_hint(hint),
-                    None => error,
-                });
-            }
-        }
-    }
-    let missing = wrong.len();
+    let Wanted {
+        blobs,
+        known,
+        sources,
+        identity,
+        missing,
+    } = wanted;
+    let missing = missing.len();
     let plan = Plan::from_blobs(blobs)?;
     if let (Output::File { path, force, fresh }, true) = (&request.output, is_plain) {
         let file = SupplementFile {
@@ -128,6 +105,74 @@ pub async fn supplement(
         sha256,
         missing,
     })
+}
+
+/// The blobs of a want-list, as far as registries and earlier bundles have them.
+#[derive(Default)]
+struct Wanted {
+    blobs: Vec<Descriptor>,
+    /// Bytes of the blobs that were read as manifests.
+    known: BTreeMap<Digest, Bytes>,
+    sources: Vec<(Digest, Repository)>,
+    /// Text that is the same for two exports with the same plan.
+    identity: String,
+    /// Errors of the blobs that were not found, with their lines.
+    missing: Vec<Error>,
+}
+
+impl Wanted {
+    async fn find(
+        list: &WantList,
+        request: &SupplementRequest,
+        registries: &Registries,
+        earlier: &Earlier,
+    ) -> Result<Self> {
+        let (mut look, mut sources) = (Vec::new(), Vec::new());
+        for wanted in list.blobs() {
+            let repository = Repository::new(&wanted.reference, registries)?;
+            sources.push((wanted.digest.clone(), repository.clone()));
+            look.push(find(wanted, repository, earlier));
+        }
+        let found: Vec<Result<Found>> = stream::iter(look).buffered(request.jobs.max(1)).collect().await;
+        let mut all = Self {
+            sources,
+            identity: list.to_text(),
+            ..Self::default()
+        };
+        for (wanted, found) in list.blobs().zip(found) {
+            match found {
+                Ok(Found::Blob(blob)) => all.blobs.push(blob),
+                Ok(Found::Manifest(manifest)) => {
+                    all.blobs.push(manifest.descriptor().clone());
+                    all.known.insert(manifest.digest().clone(), manifest.bytes().clone());
+                }
+                Err(error) => {
+                    let line = list.line_of(&wanted.digest).unwrap_or_default();
+                    // A list that is exported without some blobs has another plan than the whole list, so an unfinished
+                    // file is not its own.
+                    let _ = writeln!(all.identity, "without line {line}");
+                    all.missing.push(error.context(format!("line {line}")));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Returns one error for all missing blobs of the list at `path`.
+    fn error(&self, path: &Path) -> Option<Error> {
+        let first = self.missing.first()?;
+        let all = few_with(self.missing.iter().map(Error::full), "; ");
+        let error = Error::new(first.kind(), format!("`{}`: {all}", quote(path)));
+        Some(match first.hint() {
+            Some(hint) => error.with_hint(hint),
+            None => error,
+        })
+    }
+
+    /// Returns whether all missing blobs no longer exist, which another attempt does not change.
+    fn are_gone(&self) -> bool {
+        self.missing.iter().all(|error| error.kind() == Kind::NotFound)
+    }
 }
 
 /// A wanted digest, by the kind of its source.
