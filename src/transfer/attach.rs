@@ -94,13 +94,7 @@ impl<'a> Attacher<'a> {
         let is_of_others =
             |digest: &Digest| own.as_ref().is_some_and(|own| !own.contains(digest)) && self.recorded.contains(digest);
         let mut subjects: Vec<Digest> = tree.own_manifests().map(|manifest| manifest.digest().clone()).collect();
-        let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
-        let mut searched = seen.clone();
-        let mut attachments: Vec<Attachment> = Vec::new();
-        let mut left_out = Vec::new();
-        let mut lost: HashSet<Digest> = HashSet::new();
-        // A limit of this program is no fault of the bundle, so that only users who require all referrers get an error.
-        let is_limit_a_loss = self.choice.is_required();
+        let mut search = Search::new(&subjects);
         for depth in 0..=MAX_CHAIN {
             let mut next = Vec::new();
             for subject in std::mem::take(&mut subjects) {
@@ -111,75 +105,19 @@ impl<'a> Attacher<'a> {
                     if let Found::Beside(place, ..) = found {
                         self.claimed.insert(place);
                     }
-                    let (root, lookup) = (found.root(), found.lookup());
-                    // An image that states its subject and also has a cosign tag is attached in both ways.
-                    let is_new = seen.insert(root.digest.clone());
-                    let is_twin = lookup != Lookup::Subject
-                        || attachments.iter().any(|it| *it.variant.root.digest() == root.digest);
-                    if is_attached(&attachments, &root.digest, &subject, lookup) || (!is_new && !is_twin) {
-                        continue;
-                    }
-                    let mut leave = |media_type: &str, reason: String| {
-                        if left_out.iter().any(|left: &LeftOut| left.digest == root.digest) {
-                            return;
-                        }
-                        left_out.push(LeftOut {
-                            digest: root.digest.clone(),
-                            media_type: media_type.to_owned(),
-                            reason,
-                        });
-                    };
-                    if !self.choice.is_any() {
-                        leave(
-                            &root.media_type,
-                            format!("it refers to {subject}, and referrers are not carried"),
-                        );
-                        continue;
-                    }
-                    let variant = match lost.contains(&subject) {
-                        true => Err(Error::new(Kind::NotFound, "what it refers to is not carried")),
-                        false => self.variant(found, &subject),
-                    };
-                    let variant = match variant {
-                        Ok(variant) => variant,
-                        Err(error) if error.kind() == Kind::TooLarge => return Err(error),
-                        Err(error) => {
-                            tree.lacks_referrers = true;
-                            leave(
-                                &root.media_type,
-                                format!("it refers to {subject}, and {}", error.full()),
-                            );
-                            // Referrers of a lost referrer are lost as well, and are recorded in the next round.
-                            if is_new && depth < MAX_CHAIN {
-                                lost.insert(root.digest.clone());
-                                searched.insert(root.digest.clone());
-                                next.push(root.digest.clone());
-                            }
-                            continue;
-                        }
-                    };
-                    let kind = artifact_type(&variant.root, matches!(found, Found::Beside(..)));
-                    if !self.choice.takes(&kind) {
-                        continue;
-                    }
-                    if attachments.len() == MAX_REFERRERS || depth == MAX_CHAIN {
-                        tree.lacks_referrers |= is_limit_a_loss;
-                        let reason = if depth == MAX_CHAIN { TOO_LONG } else { TOO_MANY };
-                        leave(&kind, reason.to_owned());
-                        continue;
-                    }
-                    // A referrer that is an index has manifests below it, which others may refer to.
-                    let manifests = variant.all().map(|manifest| manifest.digest());
-                    next.extend(manifests.filter(|digest| searched.insert((*digest).clone())).cloned());
-                    attachments.push(Attachment {
-                        variant,
-                        subject: subject.clone(),
-                        lookup,
-                    });
+                    next.extend(self.add(&mut search, found, &subject, depth)?);
                 }
             }
             subjects = next;
         }
+        let Search {
+            attachments,
+            mut left_out,
+            seen,
+            mut searched,
+            ..
+        } = search;
+        tree.lacks_referrers |= search.lacks_referrers;
         searched.extend(seen);
         let unlisted = self.unlisted(&searched);
         if self.choice.is_required() {
@@ -190,6 +128,65 @@ impl<'a> Attacher<'a> {
         tree.attachments = shared(attachments);
         tree.left_out_referrers = shared(left_out);
         Ok(())
+    }
+
+    /// Adds an attachment of `subject` to the search, unless it is there already, or records why it is left out.
+    /// Returns the manifests whose attachments are searched next.
+    fn add(&self, search: &mut Search, found: Found<'_>, subject: &Digest, depth: usize) -> Result<Vec<Digest>> {
+        let (root, lookup) = (found.root(), found.lookup());
+        // An image that states its subject and also has a cosign tag is attached in both ways.
+        let is_new = search.seen.insert(root.digest.clone());
+        let is_known = |attachment: &Attachment| *attachment.variant.root.digest() == root.digest;
+        let is_twin = lookup != Lookup::Subject || search.attachments.iter().any(is_known);
+        if is_attached(&search.attachments, &root.digest, subject, lookup) || (!is_new && !is_twin) {
+            return Ok(Vec::new());
+        }
+        if !self.choice.is_any() {
+            let reason = format!("it refers to {subject}, and referrers are not carried");
+            search.leave_out(root, &root.media_type, reason);
+            return Ok(Vec::new());
+        }
+        let variant = match search.lost.contains(subject) {
+            true => Err(Error::new(Kind::NotFound, "what it refers to is not carried")),
+            false => self.variant(found, subject),
+        };
+        let variant = match variant {
+            Ok(variant) => variant,
+            Err(error) if error.kind() == Kind::TooLarge => return Err(error),
+            Err(error) => {
+                search.lacks_referrers = true;
+                let reason = format!("it refers to {subject}, and {}", error.full());
+                search.leave_out(root, &root.media_type, reason);
+                if !is_new || depth == MAX_CHAIN {
+                    return Ok(Vec::new());
+                }
+                // Referrers of a lost referrer are lost as well, and are recorded in the next round.
+                search.lost.insert(root.digest.clone());
+                search.searched.insert(root.digest.clone());
+                return Ok(vec![root.digest.clone()]);
+            }
+        };
+        let kind = artifact_type(&variant.root, matches!(found, Found::Beside(..)));
+        if !self.choice.takes(&kind) {
+            return Ok(Vec::new());
+        }
+        if search.attachments.len() == MAX_REFERRERS || depth == MAX_CHAIN {
+            // A limit of this program is no fault of the bundle, so that only users who require all referrers get an error.
+            search.lacks_referrers |= self.choice.is_required();
+            let reason = if depth == MAX_CHAIN { TOO_LONG } else { TOO_MANY };
+            search.leave_out(root, &kind, reason.to_owned());
+            return Ok(Vec::new());
+        }
+        // A referrer that is an index has manifests below it, which others may refer to.
+        let manifests = variant.all().map(|manifest| manifest.digest());
+        let new = manifests.filter(|digest| search.searched.insert((*digest).clone()));
+        let new = new.cloned().collect();
+        search.attachments.push(Attachment {
+            variant,
+            subject: subject.clone(),
+            lookup,
+        });
+        Ok(new)
     }
 
     /// Returns the referrers of these manifests that the record of a bundle has and its `index.json` lacks.
@@ -250,6 +247,46 @@ impl<'a> Attacher<'a> {
                 }
                 Ok(variant)
             }
+        }
+    }
+}
+
+/// The search for the attachments of one image.
+struct Search {
+    attachments: Vec<Attachment>,
+    left_out: Vec<LeftOut>,
+    /// Manifests of the image, and all attachments that were found.
+    seen: HashSet<Digest>,
+    /// Manifests whose attachments are searched.
+    searched: HashSet<Digest>,
+    /// Attachments that cannot be read.
+    lost: HashSet<Digest>,
+    /// Whether a wanted attachment is left out.
+    lacks_referrers: bool,
+}
+
+impl Search {
+    /// Begins with the manifests of the image.
+    fn new(manifests: &[Digest]) -> Self {
+        let seen: HashSet<Digest> = manifests.iter().cloned().collect();
+        Self {
+            attachments: Vec::new(),
+            left_out: Vec::new(),
+            searched: seen.clone(),
+            seen,
+            lost: HashSet::new(),
+            lacks_referrers: false,
+        }
+    }
+
+    /// Records why an attachment is left out. Only its first reason counts.
+    fn leave_out(&mut self, root: &Descriptor, media_type: &str, reason: String) {
+        if self.left_out.iter().all(|left| left.digest != root.digest) {
+            self.left_out.push(LeftOut {
+                digest: root.digest.clone(),
+                media_type: media_type.to_owned(),
+                reason,
+            });
         }
     }
 }
