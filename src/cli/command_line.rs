@@ -87,15 +87,25 @@ fn local(argument: clap::Arg) -> clap::Arg {
 impl Cli {
     /// Returns the flags that say which reports the run writes.
     pub(super) fn reporting(&self) -> Reporting {
+        self.common().1.cloned().unwrap_or_default()
+    }
+
+    /// Returns the flags that all commands have.
+    pub(super) fn shared(&self) -> &Shared {
+        self.common().0
+    }
+
+    /// Returns the flags that all commands have, and those of reports if the command writes any.
+    fn common(&self) -> (&Shared, Option<&Reporting>) {
         match &self.command {
-            None => self.mirror.reporting.clone(),
-            Some(Command::Export(arguments)) => arguments.reporting.clone(),
-            Some(Command::Import(arguments)) => arguments.reporting.clone(),
-            Some(Command::Inspect(arguments)) => arguments.reporting.clone(),
-            Some(Command::Verify(arguments)) => arguments.reporting.clone(),
-            Some(Command::Diff(arguments)) => arguments.reporting.clone(),
-            Some(Command::Limits(arguments)) => arguments.reporting.clone(),
-            Some(_) => Reporting::default(),
+            None => (&self.mirror.shared, Some(&self.mirror.reporting)),
+            Some(Command::Export(arguments)) => (&arguments.shared, Some(&arguments.reporting)),
+            Some(Command::Import(arguments)) => (&arguments.shared, Some(&arguments.reporting)),
+            Some(Command::Inspect(arguments)) => (&arguments.shared, Some(&arguments.reporting)),
+            Some(Command::Verify(arguments)) => (&arguments.shared, Some(&arguments.reporting)),
+            Some(Command::Diff(arguments)) => (&arguments.shared, Some(&arguments.reporting)),
+            Some(Command::Limits(arguments)) => (&arguments.shared, Some(&arguments.reporting)),
+            Some(Command::Completions(_) | Command::Man(_) | Command::PluginMetadata) => (&self.mirror.shared, None),
         }
     }
 
@@ -126,20 +136,6 @@ impl Cli {
             Some(Command::Import(arguments)) => arguments.target.is_dry_run(),
             Some(Command::Export(arguments)) => arguments.dry_run,
             Some(_) => false,
-        }
-    }
-
-    /// Returns the flags that all commands have.
-    pub(super) fn shared(&self) -> &Shared {
-        match &self.command {
-            None => &self.mirror.shared,
-            Some(Command::Export(arguments)) => &arguments.shared,
-            Some(Command::Import(arguments)) => &arguments.shared,
-            Some(Command::Inspect(arguments)) => &arguments.shared,
-            Some(Command::Verify(arguments)) => &arguments.shared,
-            Some(Command::Diff(arguments)) => &arguments.shared,
-            Some(Command::Limits(arguments)) => &arguments.shared,
-            Some(Command::Completions(_) | Command::Man(_) | Command::PluginMetadata) => &self.mirror.shared,
         }
     }
 
