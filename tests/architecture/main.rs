@@ -529,6 +529,58 @@ fn the_program_declares_the_command_line_and_the_library_does_not() {
     }
 }
 
+/// Documents that lead a reader through the source. A path in them is one of the repository, of `src`, or of `tests`; a name
+/// alone is that of a file somewhere below.
+const GUIDES: &[&str] = &[
+    "docs/ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "tests/README.md",
+    "docs/decisions",
+];
+
+#[test]
+fn guides_name_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names: BTreeSet<String> = ["src", "tests"]
+        .iter()
+        .flat_map(|folder| files_below(&root.join(folder)))
+        .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    let (mut seen, mut breaches) = (0, Vec::new());
+    for guide in GUIDES.iter().flat_map(|guide| files_below(&root.join(guide))) {
+        let text = fs::read_to_string(&guide).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let is_path = |quoted: &&str| {
+                let ending = Path::new(quoted).extension().is_some_and(|ending| ending == "rs");
+                let below = ["src/", "tests/", "fuzz/", "docs/"]
+                    .iter()
+                    .any(|folder| quoted.starts_with(folder));
+                (ending || below) && !quoted.contains([' ', '*', '(']) && !quoted.contains("NAME")
+            };
+            for path in line.split('`').skip(1).step_by(2).filter(is_path) {
+                seen += 1;
+                let is_there = ["", "src", "tests"]
+                    .iter()
+                    .any(|folder| root.join(folder).join(path).exists());
+                if !is_there && !names.contains(path) {
+                    let guide = guide.strip_prefix(root).unwrap().display();
+                    breaches.push(format!("{guide}:{}: there is no `{path}`", number + 1));
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "the guides were not read");
+    report(breaches);
+}
+
+/// All files below a folder, or the file itself.
+fn files_below(path: &Path) -> Vec<PathBuf> {
+    match fs::read_dir(path) {
+        Ok(entries) => entries.flat_map(|entry| files_below(&entry.unwrap().path())).collect(),
+        Err(_) => vec![path.to_owned()],
+    }
+}
+
 #[test]
 fn the_reader_of_sources_sees_what_it_must() {
     let code = strip(
