@@ -15,7 +15,7 @@ pub(super) type Named<'a> = (&'static str, Option<&'a Path>);
 /// [`Kind::Usage`] with both flags.
 pub(super) fn check(outputs: &[Named<'_>], inputs: &[Named<'_>]) -> Result<()> {
     let (outputs, inputs) = (given(outputs), given(inputs));
-    let identities: Vec<_> = outputs.iter().map(|(_, path)| Identity::of(path)).collect();
+    let identities: Vec<_> = outputs.iter().map(|(_, path)| Identity::from_path(path)).collect();
     for (at, (flag, path)) in outputs.iter().enumerate() {
         let Some(identity) = &identities[at] else { continue };
         let refused = |other: &str, what: &str| {
@@ -27,7 +27,7 @@ pub(super) fn check(outputs: &[Named<'_>], inputs: &[Named<'_>]) -> Result<()> {
         }
         let input = inputs
             .iter()
-            .find(|(_, path)| Identity::of(path).as_ref() == Some(identity));
+            .find(|(_, path)| Identity::from_path(path).as_ref() == Some(identity));
         if let Some((other, _)) = input {
             return refused(other, "is read by");
         }
@@ -52,7 +52,7 @@ enum Identity {
 
 impl Identity {
     /// Returns `None` for standard input and output, and for what is no regular file: a pipe or device can be used twice.
-    fn of(path: &Path) -> Option<Self> {
+    fn from_path(path: &Path) -> Option<Self> {
         if path.as_os_str() == "-" {
             return None;
         }

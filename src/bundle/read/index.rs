@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
         let pinned = PinnedNames::new(entries);
         let tagged = self
             .recorded
-            .map(|recorded| Ok::<_, Error>((TaggedReferrers::of(recorded, self.store.budget())?, recorded)))
+            .map(|recorded| Ok::<_, Error>((TaggedReferrers::from_record(recorded, self.store.budget())?, recorded)))
             .transpose()?;
         for (place, entry) in entries {
             let (place, digest) = (*place, &entry.descriptor.digest);

@@ -114,7 +114,7 @@ pub(super) struct TaggedReferrers<'a> {
 impl<'a> TaggedReferrers<'a> {
     /// # Errors
     /// [`Kind::TooLarge`] if the names take more memory than the budget has left.
-    pub(super) fn of(recorded: &'a Recorded, budget: &Budget) -> Result<Self> {
+    pub(super) fn from_record(recorded: &'a Recorded, budget: &Budget) -> Result<Self> {
         let mut held = budget.hold(0)?;
         let (mut names, mut memory) = (HashMap::<&Digest, HashSet<String>>::new(), 0);
         for record in recorded.images.iter().filter_map(|image| image.record.as_ref().ok()) {

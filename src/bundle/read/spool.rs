@@ -30,9 +30,8 @@ const LIMIT: Limit = Limit {
     beyond: 256 << 20,
 };
 
-/// Maximum number of bytes read after the end of the archive,
-/// to reach the end of the compressed stream.
-const BEHIND: u64 = 1 << 20;
+/// Maximum number of bytes read after the end of the archive, to reach the end of the compressed stream.
+const MAX_TRAILER: u64 = 1 << 20;
 
 /// Indexes a file: a plain tar by offset, a compressed file from a spooled copy.
 pub(super) fn open(path: &Path, temp: &Temp, store: &mut Store) -> Result<Archive> {
@@ -229,7 +228,7 @@ pub(super) fn finish(
 /// Reads the bytes after the end of the archive; returns whether any byte is not padding.
 pub(super) fn has_trailing_garbage(input: &mut dyn Read) -> io::Result<bool> {
     let mut buffer = vec![0; 64 << 10];
-    let mut left = BEHIND;
+    let mut left = MAX_TRAILER;
     let mut garbage = false;
     while left > 0 {
         match input.read(&mut buffer) {

@@ -23,13 +23,13 @@ pub struct VerifiedFile {
 }
 
 /// Maximum number of bytes read after the end of an archive to complete its SHA-256.
-const BEHIND: u64 = 1 << 30;
+const MAX_TRAILER: u64 = 1 << 30;
 
 /// Number of bytes read at a time.
 const PIECE: usize = 1 << 20;
 
-/// Hashes a file from its first to its last byte;
-/// returns `None` if a read fails, once `stop` is set, or for a sparse file that is nearly empty.
+/// Hashes a file from its first to its last byte.
+/// Returns `None` if a read fails, once `stop` is set, or for a sparse file that is nearly empty.
 pub(super) fn sum_file(source: &Source, stop: &AtomicBool) -> Option<VerifiedFile> {
     if source.is_hollow(0, source.length()).ok()? {
         return None;
@@ -74,12 +74,12 @@ impl<R: Read> Summed<R> {
         })))
     }
 
-    /// Reads the rest of the stream and returns the SHA-256;
-    /// `None` if not requested, or if the rest cannot be read.
+    /// Reads the rest of the stream and returns the SHA-256.
+    /// Returns `None` if it was not requested, if the rest cannot be read, or if the rest exceeds [`MAX_TRAILER`].
     pub(super) fn finish(mut self) -> Option<VerifiedFile> {
         self.0.lock().hasher.as_ref()?;
         let mut buffer = vec![0; 256 << 10];
-        let mut left = BEHIND;
+        let mut left = MAX_TRAILER;
         loop {
             match self.read(&mut buffer) {
                 Ok(0) => break,

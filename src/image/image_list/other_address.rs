@@ -16,7 +16,7 @@ pub(super) fn refuse(name: &str) -> Option<Error> {
             format!("`{transport}` does not belong to the name of an image in a registry"),
             "to a registry, the images of a file go with `docker-mirror import FILE -d REGISTRY`".to_owned(),
         )
-    } else if let Some(image) = of_page(name) {
+    } else if let Some(image) = image_of_page(name) {
         (
             "it is the address of a web page, and not the name of an image".to_owned(),
             format!("write `{}`, with its tag", quote(&image)),
@@ -33,7 +33,7 @@ pub(super) fn refuse(name: &str) -> Option<Error> {
 }
 
 /// Returns the image that a web page describes.
-fn of_page(address: &str) -> Option<String> {
+fn image_of_page(address: &str) -> Option<String> {
     let address = address.strip_prefix("https://").unwrap_or(address);
     let path = address.split(['?', '#']).next().unwrap_or_default();
     let parts: Vec<&str> = path.trim_end_matches('/').split('/').collect();

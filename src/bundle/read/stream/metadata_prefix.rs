@@ -48,12 +48,12 @@ impl MetadataPrefix {
             (MemberKind::Directory, _) => false,
             (MemberKind::Link(_), _) => true,
             (MemberKind::File, None) => member.size > MAX_DOCUMENT,
-            (MemberKind::File, Some(name)) if blob_name(name).is_some() => !self.is_followed(),
+            (MemberKind::File, Some(name)) if blob_name(name).is_some() => !self.has_all_documents(),
             (MemberKind::File, Some(_)) => member.size > MAX_DOCUMENT,
         }
     }
 
-    /// Records a member that has arrived; `read` returns bytes of the front from an offset.
+    /// Records a member that has arrived. `read` returns bytes of the front from an offset.
     /// Returns whether the front is complete.
     pub(in crate::bundle::read) fn add(
         &mut self,
@@ -68,18 +68,18 @@ impl MetadataPrefix {
                     self.follow(vec![digest], &read)?;
                 }
             } else {
-                let before = self.is_followed();
+                let before = self.has_all_documents();
                 self.documents.insert(name.clone(), (member.offset, member.size));
-                if !before && self.is_followed() {
+                if !before && self.has_all_documents() {
                     self.request_roots(&read)?;
                 }
             }
         }
-        Ok(self.is_followed() && self.manifests.is_empty() && self.configs.is_empty())
+        Ok(self.has_all_documents() && self.manifests.is_empty() && self.configs.is_empty())
     }
 
     /// Returns whether all documents have arrived, so that the wanted manifests are known.
-    pub(in crate::bundle::read) fn is_followed(&self) -> bool {
+    pub(in crate::bundle::read) fn has_all_documents(&self) -> bool {
         DOCUMENTS.iter().all(|name| self.documents.contains_key(*name))
     }
 
@@ -147,8 +147,7 @@ impl MetadataPrefix {
         Ok(())
     }
 
-    /// Requests a manifest;
-    /// returns `true` if the manifest has already arrived and was not requested before.
+    /// Requests a manifest. Returns `true` if the manifest has already arrived and was not requested before.
     fn want_manifest(&mut self, digest: &Digest) -> bool {
         if self.absent.contains(digest) || !self.known.insert(digest.clone()) {
             return false;

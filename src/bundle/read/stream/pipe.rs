@@ -98,7 +98,7 @@ pub(in crate::bundle::read) fn open(
     drop(members);
     // A damaged bundle that was read to its end is in memory.
     // The user should learn what is wrong with the bundle, not what a copy would need.
-    if !front.is_followed() {
+    if !front.has_all_documents() {
         pass.input_mut().inner_mut().move_to_file(label, why)?;
     }
     let archive = spool::finish(pass, cut_off, label, temp, store);

@@ -7,8 +7,8 @@ use crate::progress::Progress;
 pub struct VerifyOptions {
     /// Whether layers are decompressed and compared with the digests in the configs.
     pub deep: bool,
-    /// Maximum number of bytes that a layer unpacks to beyond 1,100 times its size; 4 GiB by default. The content is only hashed
-    /// and never written, so this limit bounds time.
+    /// Maximum size of an unpacked layer in bytes, in addition to 1,100 times its packed size; 4 GiB by default. The limit
+    /// bounds time: the content is hashed, and not written.
     pub max_unpacked: Option<u64>,
     /// Receives the progress of the verification.
     pub progress: Progress,
