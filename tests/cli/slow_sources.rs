@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::cli;
 use super::support::cli::{Output, wait_until, was_cut_off};
 use super::support::image::{Image, Style};
-use super::support::images::{linux_and_windows, shared_base};
+use super::support::images::{linux_and_windows, multi, nested, shared_base, without_platforms};
 use super::support::real::signal;
 use super::support::{Action, Cli, Double, Gate, When};
 
@@ -142,6 +142,55 @@ fn healthy_images_are_pushed_although_another_repository_of_their_registry_is_si
     gate.open();
     end(child, &arguments).expect_code(0);
     wait_for(&target, &["team/b"]);
+}
+
+#[test]
+fn healthy_images_are_pushed_although_a_silent_repository_holds_the_same_documents() {
+    let (good, silent, target, gate) = (Double::new(), Double::new(), Double::new(), Gate::closed());
+    let image = linux_and_windows(Style::Oci);
+    let plain = without_platforms();
+    for registry in [&good, &silent] {
+        for (name, image) in [("pinned", &image), ("children", &nested()), ("configs", &plain)] {
+            image.push(registry, &format!("team/{name}"), "1");
+        }
+    }
+    // Two repositories of one registry. The held requests leave some of the places of the registry free.
+    let small = multi(Style::Oci, &["linux/amd64", "linux/arm64"], "tagged");
+    small.push(&good, "team/tagged", "1");
+    small.push(&good, "sick/tagged", "1");
+    let held = || Action::Hold(gate.clone());
+    silent.add_fault(When::path("/team/pinned/"), held());
+    silent.add_fault(When::path("/team/children/manifests/sha256:"), held());
+    silent.add_fault(When::path("/team/configs/blobs/"), held());
+    good.add_fault(When::path("/sick/tagged/manifests/sha256:"), held());
+    let asked_of = |registry: &Double, first: &str| {
+        let host = registry.host();
+        [
+            format!("{host}/{first}/pinned@{}", image.digest()),
+            format!("{host}/{first}/children:1"),
+            format!("{host}/{first}/configs:1"),
+        ]
+    };
+    let mut asked = Vec::from(asked_of(&silent, "team"));
+    asked.push(format!("{}/sick/tagged:1", good.host()));
+    let host = target.host();
+    // The silent registry is asked first, and its images have names of their own at the destination.
+    let maps = ["pinned", "children", "configs"].map(|name| format!("{}/team/{name}=sick/{name}", silent.host()));
+    let mut arguments = vec!["-d", &host];
+    arguments.extend(maps.iter().flat_map(|map| ["--map", map]));
+    let healthy = asked_of(&good, "team");
+    asked.extend(healthy);
+    asked.push(format!("{}/team/tagged:1", good.host()));
+    arguments.extend(asked.iter().map(String::as_str));
+    let child = cli().spawn(&arguments);
+    wait_for(&target, &["team/children", "team/configs", "team/tagged"]);
+    wait_until("the image without a tag is pushed", || {
+        target.manifest("team/pinned", image.digest()).is_some()
+    });
+    assert!(!gate.is_open() && target.manifest("sick/children", "1").is_none());
+    gate.open();
+    end(child, &arguments).expect_code(0);
+    wait_for(&target, &["sick/children", "sick/configs", "sick/tagged"]);
 }
 
 #[test]

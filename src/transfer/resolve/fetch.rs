@@ -1,13 +1,14 @@
-//! Fetches manifests and configs. Each digest is fetched once, however many images share it.
+//! Fetches manifests and configs. Each digest is fetched once, however many images share it, unless images of different
+//! repositories need it at the same time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use tokio::sync::OnceCell;
 
+use super::cache::Cache;
 use super::permits::Permits;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::{Budget, Held};
@@ -32,18 +33,11 @@ pub(super) struct Fetcher {
     jobs: usize,
     /// Memory budget of the run; everything kept in this cache counts against it.
     budget: Budget,
-    manifests: Mutex<HashMap<Digest, Known>>,
-    configs: Mutex<HashMap<Digest, Arc<OnceCell<KnownConfig>>>>,
+    manifests: Cache<Arc<RawManifest>>,
+    configs: Cache<Arc<KnownConfig>>,
     /// Hashes of the digests of the blobs of all resolved images, which take less memory than the digests.
     blobs: Mutex<HashSet<u64>>,
     hasher: RandomState,
-}
-
-/// A manifest in the cache, or the cell of its request, which takes much more memory.
-#[derive(Debug)]
-enum Known {
-    Here(Arc<RawManifest>),
-    Requested(Arc<OnceCell<Arc<RawManifest>>>),
 }
 
 /// Estimated memory of one blob during a run, at its source and at its destination, in bytes.
@@ -67,8 +61,8 @@ impl Fetcher {
             permits: Permits::new(jobs),
             jobs: jobs.max(1),
             budget: Budget::default(),
-            manifests: Mutex::default(),
-            configs: Mutex::default(),
+            manifests: Cache::default(),
+            configs: Cache::default(),
             blobs: Mutex::default(),
             hasher: RandomState::new(),
         }
@@ -109,12 +103,8 @@ impl Fetcher {
 
     /// Drops the manifests and configs that no image uses.
     pub(super) fn shrink(&self) {
-        self.manifests
-            .lock()
-            .retain(|_, known| !matches!(known, Known::Here(manifest) if Arc::strong_count(manifest) == 1));
-        self.configs
-            .lock()
-            .retain(|_, cell| cell.get().is_none_or(|known| !known.bytes.is_unique()));
+        self.manifests.retain(|manifest| Arc::strong_count(manifest) > 1);
+        self.configs.retain(|config| !config.bytes.is_unique());
     }
 
     /// Adds manifests that are already in memory to the cache, so that they are not fetched.
@@ -128,8 +118,7 @@ impl Fetcher {
     }
 
     fn insert(&self, manifest: Arc<RawManifest>) {
-        let digest = manifest.digest().clone();
-        self.manifests.lock().insert(digest, Known::Here(manifest));
+        self.manifests.insert(manifest.digest().clone(), manifest);
     }
 
     /// Fetches the manifest that a tag currently points at.
@@ -168,11 +157,7 @@ impl Fetcher {
     /// Adds a fetched manifest to the cache, or returns the equal manifest there: several tags may point at one manifest,
     /// which then counts against the budget once.
     fn known(&self, manifest: RawManifest) -> Result<Arc<RawManifest>> {
-        let known = match self.manifests.lock().get(manifest.digest()) {
-            Some(Known::Here(known)) => Some(known.clone()),
-            Some(Known::Requested(cell)) => cell.get().cloned(),
-            None => None,
-        };
+        let known = self.manifests.get(manifest.digest());
         if let Some(known) = known.filter(|known| known.media_type() == manifest.media_type()) {
             return Ok(known);
         }
@@ -210,20 +195,12 @@ impl Fetcher {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Arc<RawManifest>> {
-        let requested = || Known::Requested(Arc::default());
-        let cell = match self.manifests.lock().entry(digest.clone()).or_insert_with(requested) {
-            Known::Here(manifest) => return Ok(manifest.clone()),
-            Known::Requested(cell) => cell.clone(),
+        let request = async {
+            let _permit = permits.acquire(repository).await;
+            let target = Target::Digest(digest.clone());
+            self.counted(repository.registry.manifest(&repository.name, &target).await?)
         };
-        let manifest = cell
-            .get_or_try_init(|| async {
-                let _permit = permits.acquire(repository).await;
-                let target = Target::Digest(digest.clone());
-                self.counted(repository.registry.manifest(&repository.name, &target).await?)
-            })
-            .await?;
-        self.insert(manifest.clone());
-        Ok(manifest.clone())
+        self.manifests.get_or_request(repository, digest, request).await
     }
 
     /// Fetches an image config and returns its platform and bytes.
@@ -250,15 +227,13 @@ impl Fetcher {
             )
             .with_hint(BROKEN));
         }
-        let cell = self.configs.lock().entry(config.digest.clone()).or_default().clone();
-        let known = cell
-            .get_or_try_init(|| async {
-                let _permit = self.permits.acquire(repository).await;
-                let held = self.budget.hold(config.size)?;
-                let bytes = repository.registry.small_blob(&repository.name, config).await?;
-                Ok::<_, Error>(KnownConfig { bytes, _held: held })
-            })
-            .await?;
+        let request = async {
+            let _permit = self.permits.acquire(repository).await;
+            let held = self.budget.hold(config.size)?;
+            let bytes = repository.registry.small_blob(&repository.name, config).await?;
+            Ok(Arc::new(KnownConfig { bytes, _held: held }))
+        };
+        let known = self.configs.get_or_request(repository, &config.digest, request).await?;
         let bytes = &known.bytes;
         // The bytes may have been fetched for another manifest that states another size for this digest.
         if bytes.len() as u64 != config.size {

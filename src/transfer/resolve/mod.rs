@@ -1,5 +1,6 @@
 //! Resolves references to image trees: fetches manifests, selects platforms and finds referrers.
 
+mod cache;
 mod discovered;
 mod fetch;
 mod found_referrer;
