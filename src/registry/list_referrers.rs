@@ -28,7 +28,7 @@ impl Registry {
 
     /// Returns the referrers of a manifest as [`referrers`](Self::referrers) does, for a copy that may lose none of them.
     ///
-    /// After the run, [`take_doubt_about_referrers`](Self::take_doubt_about_referrers) says whether `None` was right.
+    /// After the run, [`doubt_about_referrers`](Self::doubt_about_referrers) says whether `None` was right.
     ///
     /// # Errors
     /// Those of [`referrers`](Self::referrers); [`Kind::Unsupported`] if the registry answers twice as if it had no such list, and
@@ -43,14 +43,17 @@ impl Registry {
     }
 
     /// Returns whether the referrers of the manifests of a repository have to be requested again, since the registry turned out
-    /// to have the referrers API after [`all_referrers`](Self::all_referrers) returned `None` for one of them. Each call starts anew.
+    /// to have the referrers API after [`all_referrers`](Self::all_referrers) returned `None` for one of them.
+    ///
+    /// `since` is 0 for manifests that were requested once, or else what the last call returned before they were requested again.
+    /// Returns `None` without doubt.
     ///
     /// # Errors
     /// [`Kind::Denied`] if the configuration blocks the repository.
-    pub(crate) fn take_doubt_about_referrers(&self, repository: &str, subject: &Digest) -> Result<bool> {
+    pub(crate) fn doubt_about_referrers(&self, repository: &str, subject: &Digest, since: u64) -> Result<Option<u64>> {
         let places = self.places(repository, &Target::Digest(subject.clone()))?;
         let last = places.back();
-        Ok(last.is_some_and(|place| place.host.referrers_answers.take_doubt(&place.repository)))
+        Ok(last.and_then(|place| place.host.referrers_answers.doubt(&place.repository, since)))
     }
 
     async fn list_referrers(

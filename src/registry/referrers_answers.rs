@@ -3,7 +3,6 @@
 //! distribution-spec, "Listing Referrers").
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::lock::Mutex;
 
@@ -13,10 +12,15 @@ const ENOUGH: u32 = 2;
 
 /// The answers of one host.
 #[derive(Debug, Default)]
-pub(super) struct ReferrersAnswers {
+pub(super) struct ReferrersAnswers(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
     /// Set when the host answered with a list of referrers, of any repository.
-    has_api: AtomicBool,
-    repositories: Mutex<HashMap<String, Answers>>,
+    has_api: bool,
+    /// Number of times that a manifest was taken for one without a list.
+    without_list: u64,
+    repositories: HashMap<String, Answers>,
 }
 
 /// The answers for one repository.
@@ -25,53 +29,54 @@ struct Answers {
     is_list: bool,
     /// Number of answers without a list; a 404 counts as [`ENOUGH`].
     no_lists: u32,
-    /// Whether a manifest was taken for one without a list since the last call of [`ReferrersAnswers::take_doubt`].
-    is_used: bool,
-    /// Whether [`ReferrersAnswers::take_doubt`] returned `true` before.
-    was_doubted: bool,
+    /// The number in [`State::without_list`] of the last manifest of the repository that was taken for one without a list before
+    /// the host answered with a list for the repository; 0 without such a manifest.
+    last_without_list: u64,
 }
 
 impl ReferrersAnswers {
     /// Returns whether the host is not asked for referrers in a repository, since it seems to have no referrers API.
     pub(super) fn is_without_api(&self, repository: &str) -> bool {
-        let mut repositories = self.repositories.lock();
-        let answers = repositories.get_mut(repository);
-        let answers = answers.filter(|answers| answers.no_lists >= ENOUGH && !self.has_api.load(Ordering::Relaxed));
+        let state = &mut *self.0.lock();
+        let answers = state.repositories.get_mut(repository);
+        let answers = answers.filter(|answers| answers.no_lists >= ENOUGH && !state.has_api);
         answers.is_some_and(|answers| {
-            answers.is_used = true;
+            state.without_list += 1;
+            answers.last_without_list = state.without_list;
             true
         })
     }
 
     /// Records an answer with a list.
     pub(super) fn add_list(&self, repository: &str) {
-        self.has_api.store(true, Ordering::Relaxed);
-        let mut repositories = self.repositories.lock();
-        repositories.entry(repository.to_owned()).or_default().is_list = true;
+        let state = &mut *self.0.lock();
+        state.has_api = true;
+        state.repositories.entry(repository.to_owned()).or_default().is_list = true;
     }
 
     /// Records an answer as if the host had no referrers API. Returns whether the host has answered with a list for the repository
     /// before.
     pub(super) fn add_no_list(&self, repository: &str, is_not_found: bool) -> bool {
-        let mut repositories = self.repositories.lock();
-        let answers = repositories.entry(repository.to_owned()).or_default();
+        let state = &mut *self.0.lock();
+        let answers = state.repositories.entry(repository.to_owned()).or_default();
         let count = if is_not_found { ENOUGH } else { 1 };
         answers.no_lists = answers.no_lists.saturating_add(count);
-        answers.is_used = true;
+        if !answers.is_list {
+            state.without_list += 1;
+            answers.last_without_list = state.without_list;
+        }
         answers.is_list
     }
 
-    /// Returns whether manifests of a repository have to be asked for again, since the host turned out to have the referrers API
-    /// after one of them was taken for a manifest without a list.
-    pub(super) fn take_doubt(&self, repository: &str) -> bool {
-        let mut repositories = self.repositories.lock();
-        let Some(answers) = repositories.get_mut(repository) else {
-            return false;
-        };
-        let is_new = self.has_api.load(Ordering::Relaxed) && !answers.was_doubted;
-        let is_doubtful = std::mem::take(&mut answers.is_used) && (answers.is_list || is_new);
-        answers.was_doubted |= is_doubtful;
-        is_doubtful
+    /// Returns a number if manifests of a repository have to be asked for again, since the host turned out to have the referrers
+    /// API after one of them was taken for a manifest without a list. `since` is the number that was returned before the manifests
+    /// were asked for the last time, or 0.
+    pub(super) fn doubt(&self, repository: &str, since: u64) -> Option<u64> {
+        let state = self.0.lock();
+        let answers = state.repositories.get(repository)?;
+        // Lists of other repositories alone are a reason to ask once more.
+        let has_api = answers.is_list || (state.has_api && since == 0);
+        (has_api && answers.last_without_list > since).then_some(state.without_list)
     }
 }
 
@@ -82,22 +87,26 @@ mod tests {
     #[test]
     fn a_registry_that_turns_out_to_have_the_api_is_asked_again() {
         let answers = ReferrersAnswers::default();
-        assert!(!answers.take_doubt("a") && !answers.is_without_api("a"));
+        assert!(answers.doubt("a", 0).is_none() && !answers.is_without_api("a"));
         assert!(!answers.add_no_list("a", false) && !answers.is_without_api("a"));
         assert!(!answers.add_no_list("a", false) && answers.is_without_api("a"));
         assert!(!answers.add_no_list("b", true) && answers.is_without_api("b"));
-        assert!(!answers.take_doubt("a"));
-        // Another repository has the API, so that all manifests of this one are asked for, once more.
-        assert!(answers.is_without_api("a"));
+        assert!(answers.doubt("a", 0).is_none());
+        // Another repository has the API, so that all manifests of this one are asked for, once more. That the doubt was asked for
+        // before the list came changes nothing.
         answers.add_list("c");
         assert!(!answers.is_without_api("a"));
-        assert!(answers.take_doubt("a") && answers.take_doubt("b") && !answers.take_doubt("c"));
+        assert!(answers.doubt("b", 0).is_some() && answers.doubt("c", 0).is_none());
+        let since = answers.doubt("a", 0).unwrap();
         answers.add_no_list("a", true);
-        assert!(!answers.take_doubt("a"));
+        assert!(answers.doubt("a", since).is_none());
         // A list of the repository itself contradicts.
         answers.add_no_list("a", true);
         answers.add_list("a");
+        let last = answers.doubt("a", since).unwrap();
         assert!(answers.add_no_list("a", true));
-        assert!(answers.take_doubt("a") && !answers.take_doubt("a"));
+        assert!(last > since && answers.doubt("a", last).is_none());
+        // Images that were asked for once are still in doubt.
+        assert!(answers.doubt("a", 0).is_some());
     }
 }

@@ -194,6 +194,43 @@ fn healthy_images_are_pushed_although_a_silent_repository_holds_the_same_documen
 }
 
 #[test]
+fn an_image_whose_sizes_are_checked_at_a_silent_registry_holds_up_no_other() {
+    let (good, silent, target, gate) = (Double::new(), Double::new(), Double::new(), Gate::closed());
+    linux_and_windows(Style::Oci).push(&good, "team/a", "1");
+    let image = shared_base(1, 300_000).remove(0);
+    image.push(&silent, "team/huge", "1");
+    // Images above 64 GiB are compared with the blobs of their registry.
+    let huge = String::from_utf8(silent.manifest("team/huge", "1").unwrap().to_vec()).unwrap();
+    let layer = image.root.json()["layers"][0]["size"].to_string();
+    let huge = huge.replace(&format!("\"size\":{layer}"), &format!("\"size\":{}", 100_u64 << 30));
+    assert!(huge.contains(&(100_u64 << 30).to_string()));
+    let media_type = image.root.media_type.clone();
+    silent
+        .store()
+        .put_manifest("team/huge", Some("1"), &media_type, huge.into_bytes().into());
+    let base = image.root.json()["layers"][0]["digest"].as_str().unwrap().to_owned();
+    silent.add_fault(When::path(&base), Action::Hold(gate.clone()));
+    image.push(&silent, "team/late", "1");
+    silent.add_fault(When::path("/team/late/manifests/1"), Action::Hold(gate.clone()));
+    let asked = [
+        format!("{}/team/huge:1", silent.host()),
+        format!("{}/team/late:1", silent.host()),
+        format!("{}/team/a:1", good.host()),
+    ];
+    let host = target.host();
+    let mut arguments = vec!["-d", &host];
+    arguments.extend(asked.iter().map(String::as_str));
+    let child = cli().spawn(&arguments);
+    wait_for(&target, &["team/a"]);
+    assert!(!gate.is_open());
+    gate.open();
+    end(child, &arguments)
+        .expect_code(1)
+        .says(&["1 of 3 images failed", "team/huge:1"]);
+    wait_for(&target, &["team/late"]);
+}
+
+#[test]
 fn a_run_that_is_ended_while_a_registry_is_silent_leaves_the_healthy_images() {
     let (good, silent, target, gate) = (Double::new(), Double::new(), Double::new(), Gate::closed());
     linux_and_windows(Style::Oci).push(&good, "team/a", "1");

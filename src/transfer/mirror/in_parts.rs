@@ -25,7 +25,8 @@ use crate::transfer::resolve::Resolver;
 /// bytes of its own host would wait for a place that only itself gives back.
 ///
 /// All images are resolved before the first blob is sent. Only images of a registry that does not answer or fails are not
-/// waited for: if none of them is resolved [`soon`], the others are pushed first.
+/// waited for: if none of them is resolved [`soon`], the resolved images are pushed first, without those that need further
+/// requests. Images resolved meanwhile wait for the end of that push.
 ///
 /// # Errors
 /// Those of [`mirror`](super::mirror).
@@ -78,14 +79,25 @@ impl Run<'_> {
         let may_split = may_split(self.images, request);
         let mut pushed = Pushed::new(self.images);
         let mut there: Vec<PushItem> = Vec::new();
+        let mut held_back: Vec<Resolved> = Vec::new();
         loop {
             let (mut part, is_last) = next_part(&mut resolved, may_split).await;
+            if is_last {
+                part.append(&mut held_back);
+            } else {
+                part = self.hold_back(part, &mut held_back);
+                if part.is_empty() {
+                    continue;
+                }
+            }
             part.sort_by_key(|(number, _)| *number);
-            let is_whole = part.len() == self.images.len();
+            let is_whole = is_last && part.len() == self.images.len();
             let (numbers, mut trees): (Vec<usize>, Vec<_>) = part.into_iter().unzip();
             let references: Vec<Reference> = numbers.iter().map(|number| self.images[*number].clone()).collect();
-            self.resolver.check(&references, &mut trees, is_last).await;
-            if !is_last {
+            if is_last {
+                self.resolver.check(&references, &mut trees).await;
+                pushed.mark_doubted(self.resolver, progress);
+            } else {
                 progress.info(pushed.unresolved(&numbers));
             }
             let is_first = pushed.is_empty();
@@ -112,6 +124,25 @@ impl Run<'_> {
             });
         }
     }
+
+    /// Returns the images of a part that can be pushed before the last part, and adds the others to `held_back`. Returns none if
+    /// only errors would be left.
+    fn hold_back(&self, part: Vec<Resolved>, held_back: &mut Vec<Resolved>) -> Vec<Resolved> {
+        let (numbers, trees): (Vec<usize>, Vec<_>) = part.into_iter().unzip();
+        let are_final = self.resolver.are_final(&trees);
+        let is_any = trees
+            .iter()
+            .zip(&are_final)
+            .any(|(tree, is_final)| *is_final && tree.is_ok());
+        let mut part = Vec::new();
+        for (resolved, is_final) in numbers.into_iter().zip(trees).zip(are_final) {
+            match is_final && is_any {
+                true => part.push(resolved),
+                false => held_back.push(resolved),
+            }
+        }
+        part
+    }
 }
 
 /// What the parts of a run that were pushed add up to.
@@ -120,6 +151,8 @@ struct Pushed<'a> {
     /// Reports of the requested images, in the order of the request.
     reports: Vec<Option<ImageReport>>,
     lock: Option<Lock>,
+    /// Whether a part has no lock, so that the run has none.
+    is_lockless: bool,
     warnings: Warnings,
 }
 
@@ -129,6 +162,7 @@ impl<'a> Pushed<'a> {
             images,
             reports: images.iter().map(|_| None).collect(),
             lock: None,
+            is_lockless: false,
             warnings: Warnings::default(),
         }
     }
@@ -152,7 +186,27 @@ impl<'a> Pushed<'a> {
         self.warnings.append(report.warnings);
         match (&mut self.lock, report.lock) {
             (Some(lock), Some(more)) => lock.images.extend(more.images),
-            (lock, more) => *lock = lock.take().or(more),
+            (None, Some(first)) => self.lock = Some(first),
+            (_, None) => self.is_lockless = true,
+        }
+    }
+
+    /// Marks the pushed images whose registry has turned out to list referrers that were not pushed with them.
+    fn mark_doubted(&mut self, resolver: &Resolver, progress: &Progress) {
+        for (image, report) in self.images.iter().zip(&mut self.reports) {
+            if let Some(report) = report
+                && report.error.is_none()
+                && report
+                    .original
+                    .as_ref()
+                    .is_some_and(|root| resolver.doubts_referrers(image, root))
+            {
+                report.referrers_lost = true;
+                progress.warn(format!(
+                    "`{image}` may lack referrers: when it was pushed, `{}` answered as if it listed none",
+                    image.host()
+                ));
+            }
         }
     }
 
@@ -179,6 +233,7 @@ impl<'a> Pushed<'a> {
     }
 
     fn into_report(mut self) -> PushReport {
+        self.lock = self.lock.filter(|_| !self.is_lockless);
         if let Some(lock) = &mut self.lock {
             let numbered = self.images.iter().enumerate();
             let numbers: HashMap<&Reference, usize> = numbered.map(|(number, image)| (image, number)).collect();
@@ -214,18 +269,17 @@ async fn next_part(resolved: &mut mpsc::UnboundedReceiver<Resolved>, may_split: 
 }
 
 /// Returns whether some images can be pushed before the others are resolved. They cannot if an image that is resolved later
-/// may refuse or stop the whole run: by its name at the destination, or since it fails.
+/// may refuse or stop the whole run: by its name at the destination, or since it fails. They also cannot if an image is pushed to
+/// a repository that is a source: an image that is resolved later would be another one.
 fn may_split(images: &[Reference], request: &PushRequest) -> bool {
     if request.dry_run || request.fail_fast || request.platform_tags {
         return false;
     }
+    let sources: HashSet<String> = images.iter().map(Reference::name).collect();
     let mut names = HashSet::new();
     images.iter().all(|image| {
         let name = destination::name_of_reference(request, image);
-        name.is_ok_and(|name| {
-            let is_own = name.name() == image.name() && name.tag() == image.tag();
-            !is_own && names.insert(name)
-        })
+        name.is_ok_and(|name| !sources.contains(&name.name()) && names.insert(name))
     })
 }
 
@@ -261,5 +315,37 @@ mod tests {
         assert!(!parts(&["r.example/mirror/x:1"], |request| {
             request.mappings = vec!["r.example/mirror=".parse().unwrap()];
         }));
+        // An image that would be pushed over the source of another one.
+        let promote: fn(&mut PushRequest) = |request| {
+            request.destination = "r.example".parse().unwrap();
+            let mappings = ["r.example/dev=staging", "r.example/staging=prod"];
+            request.mappings = mappings.iter().map(|mapping| mapping.parse().unwrap()).collect();
+        };
+        let chain = ["r.example/dev/app:1", "r.example/staging/app:1"];
+        assert!(!parts(&chain, promote) && parts(&chain[..1], promote) && parts(&chain[1..], promote));
+    }
+
+    #[test]
+    fn a_run_of_which_one_part_has_no_lock_has_none() {
+        let images: Vec<Reference> = ["a.example/x:1", "b.example/y:1"]
+            .map(|image| image.parse().unwrap())
+            .into();
+        for (locks, has_lock) in [([true, true], true), ([true, false], false), ([false, true], false)] {
+            let mut pushed = Pushed::new(&images);
+            for (number, has_lock) in locks.into_iter().enumerate() {
+                let error = Error::internal("not pushed");
+                let mut report = PushReport::new(false, vec![ImageReport::unresolved(&images[number], &error)]);
+                report.lock = has_lock.then(|| Lock::from_images(true, Vec::new(), Vec::new()));
+                pushed.add(&[number], report);
+            }
+            assert_eq!(pushed.into_report().lock.is_some(), has_lock, "{locks:?}");
+        }
+        // A part that failed as a whole says nothing about the lock of the others.
+        let mut pushed = Pushed::new(&images);
+        let mut report = PushReport::new(false, Vec::new());
+        report.lock = Some(Lock::from_images(true, Vec::new(), Vec::new()));
+        pushed.add(&[], report);
+        pushed.fail(&[0, 1], vec![None, None], &Error::internal("not pushed"));
+        assert!(pushed.into_report().lock.is_some());
     }
 }

@@ -1,6 +1,7 @@
 //! Resolves references to image trees: fetches manifests, selects platforms and finds referrers.
 
 mod cache;
+mod check;
 mod discovered;
 mod fetch;
 mod found_referrer;
@@ -11,7 +12,7 @@ mod repository_referrers;
 mod sizes;
 mod wanted;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -109,15 +110,16 @@ impl Resolver {
         // On the heap, as the work of each host: the nested futures would be a large part of the stack of a run.
         Box::pin(self.resolve_each(references, &done)).await;
         let mut trees: Vec<Result<ImageTree>> = trees.into_inner().into_iter().flatten().collect();
-        self.check(references, &mut trees, true).await;
+        self.check(references, &mut trees).await;
         trees
     }
 
     /// Resolves all references concurrently, and calls `done` with the number and the result of each, in the order in which
-    /// they are resolved. The hosts are independent of each other: one that does not answer holds up no other.
+    /// they are resolved. The hosts are independent of each other: up to `HOSTS - 1` that do not answer hold up no other.
     ///
     /// # Errors
-    /// Those of [`resolve_all`](Self::resolve_all), except for what [`check`](Self::check) finds.
+    /// Those of [`resolve_all`](Self::resolve_all), except for what [`check`](Self::check) finds. [`check`](Self::check) resolves
+    /// an image with [`Kind::TooLarge`] once more.
     pub(crate) async fn resolve_each(&self, references: &[Reference], done: &Done<'_>) {
         self.progress.emit(Event::Phase {
             phase: Phase::Resolving,
@@ -132,38 +134,9 @@ impl Resolver {
                 None => hosts.push(vec![number]),
             }
         }
-        let too_large = Mutex::new(Vec::new());
-        let sort_out = |number: usize, tree: Result<ImageTree>| match tree {
-            Err(error) if error.kind() == Kind::TooLarge => too_large.lock().push(number),
-            tree => done(number, tree),
-        };
-        let sort_out: &Done<'_> = &sort_out;
         stream::iter(hosts)
-            .for_each_concurrent(HOSTS, |numbers| {
-                Box::pin(self.resolve_host(references, numbers, sort_out))
-            })
+            .for_each_concurrent(HOSTS, |numbers| Box::pin(self.resolve_host(references, numbers, done)))
             .await;
-        // An image that is too large takes memory from the images resolved at the same time. So each image that exceeded
-        // the budget is resolved once more, alone.
-        let mut numbers = std::mem::take(&mut *too_large.lock());
-        numbers.sort_unstable();
-        for number in numbers {
-            self.discovery.resolve_alone();
-            self.fetcher.shrink();
-            let root = self.fetch_root(&references[number]).await;
-            done(number, self.resolve_one(&references[number], root).await);
-        }
-    }
-
-    /// Checks resolved images against each other: resolves those again whose referrers are in doubt, fails those that state a wrong
-    /// size for a blob, and drops the manifests that no image uses. `is_last` states whether no more images follow.
-    pub(crate) async fn check(&self, references: &[Reference], trees: &mut [Result<ImageTree>], is_last: bool) {
-        self.resolve_doubted(references, trees).await;
-        if is_last && trees.iter().any(Result::is_ok) {
-            self.discovery.warn_of_unmatched();
-        }
-        sizes::check(trees, &self.registries, self.jobs).await;
-        self.fetcher.shrink();
     }
 
     /// Resolves the images of one host, given by their numbers.
@@ -236,38 +209,6 @@ impl Resolver {
             }
         });
         (number, tree)
-    }
-
-    /// Resolves the images again of which a registry answered as if it had no referrers API, before it turned out to have it.
-    async fn resolve_doubted(&self, references: &[Reference], trees: &mut [Result<ImageTree>]) {
-        // The second round asks a registry that seemed to have no API for all manifests of a repository. If it lists the referrers
-        // of some of them, the third round requires a list of each.
-        for _ in 0..2 {
-            let mut doubted: HashSet<(&str, &str)> = HashSet::new();
-            for (reference, tree) in references.iter().zip(trees.iter()) {
-                if let (Ok(tree), Ok(repository)) = (tree, Repository::new(reference, &self.registries))
-                    && let root = tree.original.root.digest()
-                    && let Ok(true) = repository.registry.take_doubt_about_referrers(&repository.name, root)
-                {
-                    doubted.insert((reference.host(), reference.repository()));
-                }
-            }
-            if doubted.is_empty() {
-                break;
-            }
-            let again = references.iter().zip(trees.iter_mut()).filter_map(|(reference, tree)| {
-                let is_doubted = doubted.contains(&(reference.host(), reference.repository()));
-                let root = tree.as_ref().ok().filter(|_| is_doubted)?.original.root.clone();
-                Some(async move { *tree = self.resolve_one(reference, Ok(root)).await })
-            });
-            stream::iter(again)
-                .buffer_unordered(self.jobs * 2)
-                .collect::<()>()
-                .await;
-            doubted
-                .iter()
-                .for_each(|(host, name)| self.discovery.forget(host, name));
-        }
     }
 
     /// Drops the answers of a repository after the last of its images. `left` has the number of images of each repository.

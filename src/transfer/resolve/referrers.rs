@@ -80,9 +80,9 @@ impl Discovery {
         found.map(drop).map_err(unreadable)
     }
 
-    /// From now on, images are resolved one by one, and carried without the referrers that exceed the memory budget.
-    pub(super) fn resolve_alone(&self) {
-        self.referrers.resolve_alone();
+    /// Sets whether images are resolved one by one, and carried without the referrers that exceed the memory budget.
+    pub(super) fn set_alone(&self, is_alone: bool) {
+        self.referrers.set_alone(is_alone);
     }
 
     /// Counts the memory of an image. An image that is resolved alone and exceeds the budget with its referrers loses all of

@@ -48,7 +48,7 @@ pub(super) struct RepositoryReferrers {
     jobs: usize,
     repositories: Mutex<HashMap<RepositoryKey, Arc<KnownRepository>>>,
     hosts: Mutex<HashMap<String, Arc<TagLists>>>,
-    /// Set when the images that did not fit into the memory budget are resolved once more, one by one.
+    /// Set while the images that did not fit into the memory budget are resolved once more, one by one.
     is_alone: AtomicBool,
 }
 
@@ -102,9 +102,9 @@ impl RepositoryReferrers {
         }
     }
 
-    /// From now on, images are resolved one by one: referrers that exceed the memory budget are lost instead of an error.
-    pub(super) fn resolve_alone(&self) {
-        self.is_alone.store(true, Ordering::Relaxed);
+    /// Sets whether images are resolved one by one: referrers that exceed the memory budget are lost instead of an error.
+    pub(super) fn set_alone(&self, is_alone: bool) {
+        self.is_alone.store(is_alone, Ordering::Relaxed);
     }
 
     pub(super) fn is_alone(&self) -> bool {

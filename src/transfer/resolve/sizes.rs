@@ -3,7 +3,7 @@
 //! several contradicting images is right.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::stream::{self, StreamExt};
 
@@ -41,7 +41,9 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
             trees[number] = Err(error);
         }
     }
-    check_manifests(trees);
+    for (number, error) in wrong_manifests(trees) {
+        trees[number] = Err(error);
+    }
     for (digest, mut claims) in contested(trees) {
         // Images that failed because of another blob no longer count.
         for claim in claims.values_mut() {
@@ -66,6 +68,15 @@ pub(super) async fn check(trees: &mut [Result<ImageTree>], registries: &Registri
             }
         }
     }
+}
+
+/// Returns the images that [`check`] asks registries about, or fails without asking.
+pub(super) fn uncertain(trees: &[Result<ImageTree>]) -> HashSet<usize> {
+    let is_large = |number: &usize| trees[*number].as_ref().is_ok_and(is_large);
+    let large = (0..trees.len()).filter(is_large);
+    let wrong = wrong_manifests(trees).into_iter().map(|(number, _)| number);
+    let claims = contested(trees).into_values().flat_map(Claims::into_values);
+    large.chain(wrong).chain(claims.flat_map(|claim| claim.trees)).collect()
 }
 
 /// Checks that all manifests of an image state the same size for the same blob.
@@ -109,8 +120,8 @@ async fn implausible(tree: &Result<ImageTree>, registries: &Registries) -> Optio
     None
 }
 
-/// Fails the images that list the manifest of an image as a blob with a wrong size.
-fn check_manifests(trees: &mut [Result<ImageTree>]) {
+/// Returns the images that list the manifest of an image as a blob with a wrong size, each with its error.
+fn wrong_manifests(trees: &[Result<ImageTree>]) -> Vec<(usize, Error)> {
     let manifests = trees.iter().flatten().flat_map(ImageTree::manifests);
     let sizes: HashMap<&Digest, u64> = manifests
         .map(|manifest| (manifest.digest(), manifest.descriptor().size))
@@ -123,10 +134,7 @@ fn check_manifests(trees: &mut [Result<ImageTree>]) {
     };
     let wrong = trees.iter().enumerate();
     let wrong = wrong.filter_map(|(number, tree)| Some((number, fault(tree.as_ref().ok()?)?)));
-    let wrong: Vec<(usize, Error)> = wrong.collect();
-    for (number, error) in wrong {
-        trees[number] = Err(error);
-    }
+    wrong.collect()
 }
 
 /// Stated sizes of one blob, each with the images that state it.

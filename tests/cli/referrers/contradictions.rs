@@ -159,3 +159,69 @@ fn a_repository_that_lists_nothing_beside_one_that_does_is_asked_once_more_for_e
         assert_eq!(asked(&source, &document.digest), 1, "{about}");
     }
 }
+
+/// Waits until the destination has an image, while the gate is closed.
+fn wait_for(target: &Double, repository: &str, gate: &Gate) {
+    wait_until("the first images are pushed", || {
+        target.manifest(repository, "1").is_some()
+    });
+    assert!(!gate.is_open());
+}
+
+#[test]
+fn an_image_pushed_before_its_registry_lists_referrers_is_no_success() {
+    let (cli, source, target, gate) = (cli(), registry(true), registry(true), Gate::closed());
+    let image = small(Style::Oci, "linux/amd64", "signed");
+    image.push(&source, "team/app", "1");
+    let signature = refer(&source, "team/app", &image.root, BUNDLE, "by the source");
+    small(Style::Oci, "linux/amd64", "late").push(&source, "team/late", "1");
+    source.add_fault(When::get("/team/app/referrers/").first(1), Action::status(404));
+    source.add_fault(When::path("/team/late/manifests/1"), Action::Hold(gate.clone()));
+    let (host, late) = (target.host(), format!("{}/team/late:1", source.host()));
+    let image = names(&source);
+    let arguments = ["-d", &host, &image, &late, "--report", "r.json"];
+    let child = cli.spawn(&arguments);
+    wait_for(&target, "team/app", &gate);
+    gate.open();
+    let output = Output::new(&child.wait_with_output().unwrap(), &arguments);
+    output
+        .expect_code(1)
+        .says(&[&format!("`{image}` may lack referrers"), "without some referrers"]);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(cli.path("r.json")).unwrap()).unwrap();
+    assert_eq!(report["images"][0]["referrersLost"], true, "{report}");
+    assert_eq!(
+        report["images"][1]["referrersLost"],
+        serde_json::Value::Null,
+        "{report}"
+    );
+    assert_eq!(target.manifest("team/app", &signature.digest), None);
+    cli.succeed(&arguments);
+    assert!(target.manifest("team/app", &signature.digest).is_some());
+}
+
+#[test]
+fn an_image_in_doubt_is_searched_again_although_a_tag_of_its_repository_is_silent() {
+    let (cli, source, good, target, gate) = (cli(), registry(true), registry(true), registry(true), Gate::closed());
+    let signed = signed(&source);
+    small(Style::Oci, "linux/amd64", "late").push(&source, "team/app", "3");
+    small(Style::Oci, "linux/amd64", "good").push(&good, "team/good", "1");
+    let of_root = When::get("/referrers/").and(&signed.image.root.digest);
+    source.add_fault(of_root.first(1), Action::status(400));
+    source.add_fault(When::path("/team/app/manifests/3"), Action::Hold(gate.clone()));
+    let (host, image) = (target.host(), names(&source));
+    let (late, good) = (
+        format!("{}/team/app:3", source.host()),
+        format!("{}/team/good:1", good.host()),
+    );
+    let arguments = ["-d", &host, &image, &late, &good];
+    let child = cli.spawn(&arguments);
+    wait_for(&target, "team/good", &gate);
+    gate.open();
+    Output::new(&child.wait_with_output().unwrap(), &arguments).expect_code(0);
+    assert_eq!(
+        signed.missing(&target, "team/app"),
+        Vec::<String>::new(),
+        "{}",
+        source.transcript()
+    );
+}
