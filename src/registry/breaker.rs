@@ -1,8 +1,9 @@
-//! Circuit breaker: stops requests to a host after consecutive failures of the same kind.
+//! Circuit breaker: stops requests to a host after consecutive failures.
 //!
 //! A host that is down is thus not asked again for each of hundreds of images. After a pause, one request tries again on
 //! behalf of all, if the failure may be transient. Each failed request has used up its own retries before.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -13,7 +14,7 @@ use super::failure::{Class, Failure};
 use crate::error::{Error, Kind, Result};
 use crate::lock::Mutex;
 
-/// Number of consecutive requests that fail in the same way before the breaker opens.
+/// Number of consecutive requests that fail before the breaker opens.
 const LIMIT: u32 = 3;
 
 /// Number of consecutive failures that open the breaker although the host's root answers.
@@ -24,10 +25,10 @@ const LIMIT_OF_REPOSITORIES: u32 = 10;
 const REPOSITORIES: usize = 3;
 
 /// Pause before one request may try a host again whose breaker is open.
-const PAUSE: Duration = Duration::from_secs(60);
+pub(super) const PAUSE: Duration = Duration::from_secs(60);
 
 /// Way in which a request failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum FailureMode {
     /// No connection could be made.
     Unreachable,
@@ -67,14 +68,19 @@ pub(super) struct Breaker {
 
 #[derive(Debug, Default)]
 struct State {
-    way: Option<FailureMode>,
-    /// Number of consecutive requests that failed in the same way.
-    requests: u32,
+    modes: HashMap<FailureMode, Count>,
     /// Repositories of the failed requests; at most [`REPOSITORIES`] are kept.
     repositories: Vec<String>,
+    open: Option<Open>,
+}
+
+/// Failures of one mode.
+#[derive(Debug, Default)]
+struct Count {
+    /// Number of requests that were given up.
+    requests: u32,
     /// Highest number of an attempt whose failure was reported; attempts are counted within a request.
     reported: u32,
-    open: Option<Open>,
 }
 
 #[derive(Debug)]
@@ -123,33 +129,48 @@ impl Breaker {
         *self.state.lock() = State::default();
     }
 
+    /// Like [`answered`](Self::answered), for an answer with this status.
+    /// The attempts that were reported for the same status stay reported.
+    pub(super) fn answered_with(&self, status: StatusCode) {
+        let mode = FailureMode::Status(status);
+        let mut state = self.state.lock();
+        let reported = state.modes.get(&mode).map(|count| count.reported);
+        *state = State::default();
+        if let Some(reported) = reported {
+            state.modes.insert(mode, Count { requests: 0, reported });
+        }
+    }
+
     /// Returns whether to report the failure of a request's `attempt`th attempt.
     /// A failure is reported once for all requests that fail in the same way at the same time.
     pub(super) fn is_news(&self, way: FailureMode, attempt: u32) -> bool {
         let mut state = self.state.lock();
-        state.start_count(way);
-        let news = attempt > state.reported;
-        state.reported = state.reported.max(attempt);
+        let count = state.modes.entry(way).or_default();
+        let news = attempt > count.reported;
+        count.reported = count.reported.max(attempt);
         news
     }
 
     /// Counts a request that was given up. `limit` is the number of such requests that opens the breaker.
+    /// A host that goes down may break one connection, refuse the next, and have a gateway answer for it, so failures of
+    /// all modes count together. Those of the token server say nothing about the host.
     pub(super) fn gave_up(&self, way: FailureMode, repository: &str, limit: u32) -> Verdict {
         let mut state = self.state.lock();
-        state.start_count(way);
-        state.requests += 1;
+        let count = state.modes.entry(way).or_default();
+        count.requests += 1;
+        let alike = count.requests;
+        let of_host = state.modes.iter().filter(|(mode, _)| **mode != FailureMode::NoToken);
+        let all: u32 = of_host.map(|(_, count)| count.requests).sum();
         if state.repositories.len() < REPOSITORIES && !state.repositories.iter().any(|known| known == repository) {
             state.repositories.push(repository.to_owned());
         }
         match way {
-            FailureMode::Broken | FailureMode::Status(_)
-                if state.requests >= LIMIT_OF_REPOSITORIES && state.repositories.len() >= REPOSITORIES =>
-            {
+            FailureMode::Unreachable | FailureMode::Untrusted | FailureMode::NoToken if alike >= limit => {
                 Verdict::Leave
             }
-            FailureMode::Broken | FailureMode::Status(_) if state.requests.is_multiple_of(limit) => Verdict::AskRoot,
-            FailureMode::Broken | FailureMode::Status(_) => Verdict::GoOn,
-            _ if state.requests >= limit => Verdict::Leave,
+            FailureMode::NoToken => Verdict::GoOn,
+            _ if all >= LIMIT_OF_REPOSITORIES && state.repositories.len() >= REPOSITORIES => Verdict::Leave,
+            _ if all.is_multiple_of(limit) => Verdict::AskRoot,
             _ => Verdict::GoOn,
         }
     }
@@ -185,19 +206,6 @@ impl Breaker {
             biased;
             () = opened => false,
             again = pause => again,
-        }
-    }
-}
-
-impl State {
-    /// Resets the count if a request failed in another way than the requests before it.
-    fn start_count(&mut self, way: FailureMode) {
-        if self.way != Some(way) {
-            *self = Self {
-                way: Some(way),
-                open: self.open.take(),
-                ..Self::default()
-            };
         }
     }
 }
@@ -294,5 +302,38 @@ mod tests {
         assert!(breaker.is_news(FailureMode::Broken, 1));
         breaker.answered();
         assert!(breaker.is_news(FailureMode::Broken, 1));
+    }
+
+    #[test]
+    fn a_report_of_another_failure_does_not_reset_the_count() {
+        let breaker = Breaker::default();
+        let verdicts = [(); 3].map(|()| {
+            let verdict = breaker.gave_up(FailureMode::Unreachable, "a", LIMIT);
+            breaker.is_news(FailureMode::Broken, 1);
+            verdict
+        });
+        assert_eq!(verdicts, [Verdict::GoOn, Verdict::GoOn, Verdict::Leave]);
+    }
+
+    #[test]
+    fn failures_of_all_modes_count_together() {
+        let breaker = Breaker::default();
+        let modes = [FailureMode::Unreachable, FailureMode::Broken, BUSY];
+        let verdicts = modes.map(|mode| breaker.gave_up(mode, "a", LIMIT));
+        assert_eq!(verdicts, [Verdict::GoOn, Verdict::GoOn, Verdict::AskRoot]);
+    }
+
+    #[test]
+    fn an_answer_keeps_only_the_reports_of_its_own_status() {
+        let breaker = Breaker::default();
+        let refused = FailureMode::Status(StatusCode::FORBIDDEN);
+        assert!(breaker.is_news(refused, 1) && breaker.is_news(BUSY, 1));
+        assert_eq!(breaker.gave_up(BUSY, "a", LIMIT), Verdict::GoOn);
+        breaker.answered_with(StatusCode::FORBIDDEN);
+        assert!(!breaker.is_news(refused, 1) && breaker.is_news(BUSY, 1));
+        let verdicts = [(); 2].map(|()| breaker.gave_up(BUSY, "a", LIMIT));
+        assert_eq!(verdicts, [Verdict::GoOn, Verdict::GoOn]);
+        breaker.answered_with(StatusCode::OK);
+        assert!(breaker.is_news(refused, 1));
     }
 }

@@ -255,7 +255,7 @@ impl Exchange<'_, '_> {
         self.fresh += 1;
         let reason = || answer.stale_words(&call.action);
         // The first retry needs no pause: the registry did not fail, its store did.
-        let store = Some(authority(&answer.url));
+        let store = answer.redirected_by.as_ref().map(|_| authority(&answer.url));
         let way = Some(Trouble {
             mode: FailureMode::Status(answer.status()),
             store: store.as_deref(),

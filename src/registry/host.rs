@@ -291,8 +291,8 @@ impl Host {
             self.accepted.store(true, Ordering::Relaxed);
             self.breaker.answered();
         }
-        if answer.redirected_by.is_some() && answer.status().is_success() {
-            self.stores.answered(&authority(&answer.url));
+        if answer.redirected_by.is_some() {
+            self.stores.answered(&authority(&answer.url), answer.status());
         }
         if answer.from_registry
             && let Some(limit) = RateLimit::from_headers(answer.headers())

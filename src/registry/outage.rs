@@ -65,12 +65,14 @@ impl Host {
         if let Some(error) = breaker.error() {
             return error;
         }
-        let limit = Breaker::limit(self.is_mirror, wrong_address);
+        // The store of a mirror may fail for one blob, which comes from the next host then.
+        let is_mirror = self.is_mirror && store.is_none();
+        let limit = Breaker::limit(is_mirror, wrong_address);
         let leave = match breaker.gave_up(mode, repository, limit) {
             Verdict::GoOn => false,
             Verdict::Leave => true,
-            // A store has no root that shows whether it is alive.
-            Verdict::AskRoot if store.is_some() => true,
+            // A store has no root that shows whether it is alive, and the failures may concern one repository or blob.
+            Verdict::AskRoot if store.is_some() => false,
             Verdict::AskRoot => {
                 let root = self.root().await;
                 let alive = root.is_ok_and(|answer| !is_passing(answer.status()));
@@ -80,8 +82,8 @@ impl Host {
                 !alive
             }
         };
-        if leave && breaker.open(mode, self.is_mirror, error.clone()) && (limit > 1 || self.is_mirror) {
-            let for_good = self.is_mirror || !mode.may_pass();
+        if leave && breaker.open(mode, is_mirror, error.clone()) && (limit > 1 || is_mirror) {
+            let for_good = is_mirror || !mode.may_pass();
             let how_long = if for_good { "in this run" } else { "for a while" };
             let server = store.unwrap_or(&self.name);
             let text = format!("{}; `{server}` is not asked again {how_long}", error.full());

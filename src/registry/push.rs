@@ -361,6 +361,14 @@ impl Host {
                 .pause(&mut backoff, way.map(Into::into), attempts, asked, || error.full())
                 .await
             {
+                if let Some(mode) = way {
+                    let cause = error.shared_cause().map_or_else(|| error.full(), str::to_owned);
+                    let mut shared = Error::new(error.kind(), cause).with_shared_cause();
+                    if let Some(hint) = error.hint() {
+                        shared = shared.with_hint(hint);
+                    }
+                    self.gave_up(mode.into(), call.repository, shared, false).await;
+                }
                 return Err(error);
             }
             // The first attempt may have succeeded and only its answer was lost; immutable tags would refuse a second PUT.

@@ -88,6 +88,11 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
             (true, false) => outgoing.trust.without_certificate(),
             (false, _) => Trust::stranger(answer.zone()),
         };
+        if answer.redirected_by.is_some()
+            && let Some(stores) = outgoing.stores
+        {
+            stores.answered(&authority(&url), answer.status());
+        }
         answer.finish().await;
         if !home && let Some(stores) = outgoing.stores {
             stores.check(&authority(&next)).map_err(|error| Failure {

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use reqwest::StatusCode;
+
 use super::breaker::Breaker;
+use super::retry::is_passing;
 use crate::error::Result;
 use crate::lock::Mutex;
 
@@ -19,7 +22,10 @@ impl Stores {
     pub(super) fn breaker(&self, server: &str) -> Arc<Breaker> {
         let mut breakers = self.0.lock();
         if breakers.len() == MAX_STORES && !breakers.contains_key(server) {
-            breakers.clear();
+            breakers.retain(|_, breaker| breaker.error().is_some());
+            if breakers.len() == MAX_STORES {
+                breakers.clear();
+            }
         }
         breakers.entry(server.to_owned()).or_default().clone()
     }
@@ -33,11 +39,31 @@ impl Stores {
         breaker.map_or(Ok(()), |breaker| breaker.check().map(drop))
     }
 
-    /// Closes the breaker of a server that answered.
-    pub(super) fn answered(&self, server: &str) {
+    /// Closes the breaker of a server that answered with this status, unless the status is a transient failure.
+    pub(super) fn answered(&self, server: &str, status: StatusCode) {
         let breaker = self.0.lock().get(server).cloned();
-        if let Some(breaker) = breaker {
-            breaker.answered();
+        if let Some(breaker) = breaker.filter(|_| !is_passing(status)) {
+            breaker.answered_with(status);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::breaker::{FailureMode, PAUSE};
+    use super::*;
+    use crate::error::{Error, Kind};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_answers_one_request_is_used_again() {
+        let stores = Stores::default();
+        let down = Error::new(Kind::Network, "down");
+        stores.breaker("s").open(FailureMode::Unreachable, false, down);
+        tokio::time::advance(PAUSE).await;
+        assert!(stores.check("s").is_ok() && stores.check("s").is_err());
+        stores.answered("s", StatusCode::SERVICE_UNAVAILABLE);
+        assert!(stores.check("s").is_err());
+        stores.answered("s", StatusCode::NOT_FOUND);
+        assert!(stores.check("s").is_ok() && stores.check("s").is_ok());
     }
 }

@@ -107,3 +107,26 @@ async fn a_mirror_gets_no_credentials_of_the_origin() {
             .all(|request| request.header("authorization").is_empty())
     );
 }
+
+#[tokio::test]
+async fn the_store_of_a_mirror_is_used_again_after_one_failure() {
+    let [origin, mirror, store] = [(); 3].map(|()| server(Options::default()));
+    mirror.add_fault(
+        When::get("/blobs/"),
+        Action::redirect(307, &format!("{}{{target}}", store.url())),
+    );
+    store.add_fault(When::get("/blobs/").first(1), Action::status(500));
+    let (mut options, told) = options();
+    options.retries = Some(0);
+    options.mirrors = Mirrors::new(vec![
+        parse_mirror(&format!("{}={}", origin.host(), mirror.url())).unwrap(),
+    ]);
+    let registry = with(options, &origin.host());
+    for _ in 0..2 {
+        fetch(&registry, "a/b", &layer(b"{}")).await.unwrap();
+    }
+    assert_eq!(origin.count("GET", "/blobs/"), 1, "{}", origin.transcript());
+    assert_eq!(store.count("GET", "/blobs/"), 2, "{}", store.transcript());
+    let left = told.warnings().iter().any(|text| text.contains("not asked again"));
+    assert!(!left, "{:?}", told.warnings());
+}

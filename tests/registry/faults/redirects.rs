@@ -177,3 +177,38 @@ async fn a_store_without_tls_below_a_registry_with_it_is_not_asked() {
         "{error:?}"
     );
 }
+
+/// A client without retries, for a registry that redirects each request to `store`.
+fn through(store: &Double) -> (Double, Registry, client::Told) {
+    let to = format!("{}{{target}}", store.url());
+    let front = server(Options::default().fault(When::any(), Action::redirect(307, &to)));
+    let (mut options, told) = options();
+    options.retries = Some(0);
+    let registry = with(options, &front.host());
+    (front, registry, told)
+}
+
+#[tokio::test]
+async fn a_store_that_fails_for_one_repository_is_asked_for_others() {
+    let store = server(Options::default().fault(When::path("/v2/bad/"), Action::status(500)));
+    let (_front, registry, told) = through(&store);
+    for _ in 0..12 {
+        registry.manifest("bad/app", &tag("1")).await.unwrap_err();
+    }
+    pull(&registry).await.unwrap();
+    assert!(told.warnings().is_empty(), "{:?}", told.warnings());
+}
+
+#[tokio::test]
+async fn a_store_that_lacks_something_has_answered() {
+    let store = server(Options::default().fault(When::path("/v2/bad"), Action::status(503)));
+    let (_front, registry, told) = through(&store);
+    for number in 0..12 {
+        for name in ["bad", "good"] {
+            let repository = format!("{name}{number}");
+            registry.manifest(&repository, &tag("1")).await.unwrap_err();
+        }
+    }
+    assert_eq!(store.count("GET", "/manifests/"), 24, "{}", store.transcript());
+    assert!(told.warnings().is_empty(), "{:?}", told.warnings());
+}

@@ -1,8 +1,8 @@
 //! Manifests: byte for byte, refused, altered, put once.
 
-use super::client::{Memory, by_digest, client, index, layer, manifest, tag};
+use super::client::{Memory, by_digest, client, index, layer, manifest, options, tag, with};
 use super::support::fault::{Action, When};
-use super::support::{Double, Immutable, Options};
+use super::support::{Double, End, Immutable, Options};
 use docker_mirror::{Kind, testing::Refusal};
 
 #[tokio::test]
@@ -188,5 +188,29 @@ async fn a_manifest_whose_answer_was_lost_is_not_put_twice() {
         let (registry, _) = client(&server.host());
         registry.put_manifest("a", &tag("1"), &image).await.unwrap();
         assert_eq!(server.count("PUT", ""), 3, "{}", server.transcript());
+    }
+}
+
+/// The connections of the uploads break, and the gateway in front answers the question for the manifest.
+#[tokio::test]
+async fn a_destination_that_goes_down_is_not_asked_for_each_manifest() {
+    let image = manifest(&layer(b"{}"), &[]);
+    for retries in [0, 2] {
+        let server = Double::new();
+        let (mut options, told) = options();
+        options.retries = Some(retries);
+        let registry = with(options, &server.host());
+        registry.manifest("team/app", &tag("1")).await.unwrap_err();
+        server.add_fault(When::put("/manifests/"), Action::End(End::Reset));
+        server.add_fault(When::any(), Action::status(503));
+        for number in 0..12 {
+            let put = registry.put_manifest(&format!("team/app{number}"), &tag("1"), &image);
+            put.await.unwrap_err();
+        }
+        let puts = server.count("PUT", "/manifests/");
+        assert!(puts <= 6, "{retries}: {}", server.transcript());
+        let warnings = told.warnings();
+        let left = warnings.iter().filter(|text| text.contains("not asked again")).count();
+        assert_eq!(left, 1, "{retries}: {warnings:?}");
     }
 }
