@@ -194,17 +194,18 @@ async fn a_manifest_whose_answer_was_lost_is_not_put_twice() {
 /// The connections of the uploads break, and the gateway in front answers the question for the manifest.
 #[tokio::test]
 async fn a_destination_that_goes_down_is_not_asked_for_each_manifest() {
-    let image = manifest(&layer(b"{}"), &[]);
+    let (image, target) = (manifest(&layer(b"{}"), &[]), tag("1"));
     for retries in [0, 2] {
         let server = Double::new();
         let (mut options, told) = options();
         options.retries = Some(retries);
         let registry = with(options, &server.host());
-        registry.manifest("team/app", &tag("1")).await.unwrap_err();
+        registry.manifest("team/app", &target).await.unwrap_err();
         server.add_fault(When::put("/manifests/"), Action::End(End::Reset));
         server.add_fault(When::any(), Action::status(503));
         for number in 0..12 {
-            let put = registry.put_manifest(&format!("team/app{number}"), &tag("1"), &image);
+            let repository = format!("team/app{number}");
+            let put = registry.put_manifest(&repository, &target, &image);
             put.await.unwrap_err();
         }
         let puts = server.count("PUT", "/manifests/");
