@@ -1,7 +1,7 @@
 //! Sending of a blob's bytes into a session, by one strategy.
 
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
-use reqwest::{Body, Method, StatusCode};
+use reqwest::{Body, Method, StatusCode, Url};
 use tokio::time::Instant;
 
 use super::body::Cursor;
@@ -119,13 +119,8 @@ impl<'a> Sender<'a> {
             Method::PUT => location::with_digest(&session.url, &target.descriptor.digest),
             _ => session.url.clone(),
         };
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, OCTETS);
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
-        if ranged && let Ok(range) = HeaderValue::try_from(format!("{start}-{}", end - 1)) {
-            headers.insert(CONTENT_RANGE, range);
-        }
-        let mut unconnected = 0;
+        let mut headers = headers(start, end, ranged);
+        let mut is_unconnected = false;
         for _ in 0..MAX_REDIRECTS {
             host.limiter.wait_for_pause().await;
             let begun = Instant::now();
@@ -153,27 +148,18 @@ impl<'a> Sender<'a> {
             }
             let response = match sent {
                 Ok(response) => response,
-                Err(Failure { error, class, .. }) if class.is_final() => {
-                    // A certificate that is not accepted has a hint of its own, which helps at each address.
-                    let error = match error.kind() {
-                        Kind::Network if class == Class::Final => error,
-                        _ => target.with_address_hint(&url, error),
-                    };
-                    return Err(Setback::Final(error.with_shared_cause()));
-                }
                 // The registry named another server, which most likely cannot be reached from here at all.
                 Err(Failure { error, class, .. }) if class == Class::Connect && !host.owns(&url) => {
                     let error = target.with_address_hint(&url, error);
-                    unconnected += 1;
-                    if unconnected > 1 || !target.budget.pause(None, &error).await {
+                    if is_unconnected || !target.budget.pause(None, &error).await {
                         return Err(Setback::Final(error.with_shared_cause()));
                     }
+                    is_unconnected = true;
                     continue;
                 }
-                Err(Failure { error, .. }) => {
-                    let error = target.with_address_hint(&url, error);
-                    self.pause_early = end > start;
-                    return Err(Setback::broken(target, error, Blame::Wire));
+                Err(failure) => {
+                    self.pause_early = end > start && !failure.class.is_final();
+                    return Err(unanswered(target, &url, failure));
                 }
             };
             let own = provenance.own && host.owns(&url);
@@ -195,16 +181,7 @@ impl<'a> Sender<'a> {
                 }
                 401 if own => {
                     let refused = Refused::new(authorization.as_ref(), begun);
-                    let renewed = host
-                        .rechallenged(&answer, target.repository, &mut target.scope, refused)
-                        .await?;
-                    return Err(match renewed {
-                        Renewed::With(_) => Setback::Refreshed,
-                        Renewed::MayPass(error) => Setback::broken(target, error, Blame::Nobody),
-                        Renewed::Nothing => {
-                            Setback::Broken(answer.into_error(&target.action).await, None, Blame::Nobody)
-                        }
-                    });
+                    return Err(unauthorized(target, answer, refused).await);
                 }
                 _ => return Err(Setback::from_refusal(target, answer, end - start, begun).await),
             }
@@ -276,6 +253,47 @@ impl<'a> Sender<'a> {
 impl Drop for Sender<'_> {
     fn drop(&mut self) {
         self.cursor.abandon();
+    }
+}
+
+/// Returns the headers of a body with the bytes from `start` to `end`.
+fn headers(start: u64, end: u64, ranged: bool) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, OCTETS);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(end - start));
+    if ranged && let Ok(range) = HeaderValue::try_from(format!("{start}-{}", end - 1)) {
+        headers.insert(CONTENT_RANGE, range);
+    }
+    headers
+}
+
+/// Returns the setback of a request without an answer.
+fn unanswered(target: &BlobTarget<'_>, url: &Url, failure: Failure) -> Setback {
+    let Failure { error, class, .. } = failure;
+    // A certificate that is not accepted has a hint of its own, which helps at each address.
+    let has_hint = class == Class::Final && error.kind() == Kind::Network;
+    let error = if has_hint {
+        error
+    } else {
+        target.with_address_hint(url, error)
+    };
+    match class.is_final() {
+        true => Setback::Final(error.with_shared_cause()),
+        false => Setback::broken(target, error, Blame::Wire),
+    }
+}
+
+/// Renews the login that a 401 rejected, and returns the setback.
+async fn unauthorized(target: &mut BlobTarget<'_>, answer: Answer, refused: Option<Refused<'_>>) -> Setback {
+    let host = target.host;
+    match host
+        .rechallenged(&answer, target.repository, &mut target.scope, refused)
+        .await
+    {
+        Ok(Renewed::With(_)) => Setback::Refreshed,
+        Ok(Renewed::MayPass(error)) => Setback::broken(target, error, Blame::Nobody),
+        Ok(Renewed::Nothing) => Setback::Broken(answer.into_error(&target.action).await, None, Blame::Nobody),
+        Err(error) => error.into(),
     }
 }
 
