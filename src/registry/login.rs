@@ -2,6 +2,7 @@
 //! A message says whose login was rejected and where the login came from, or where the client looked for a login; it never
 //! contains the password.
 
+use std::fmt;
 use std::sync::Arc;
 
 use reqwest::header::HeaderValue;
@@ -162,7 +163,24 @@ pub(super) fn required(host: &str, found: &Found) -> Error {
 pub(super) fn required_or_missing(host: &str, found: &Found, words: String) -> Error {
     let error = no_login(host, found, "requires a login for this, or does not have it");
     let hint = format!("check the name; {}", error.hint().unwrap_or_default());
-    error.with_source(words).with_hint(hint)
+    error.with_source(RequiredOrMissing(words)).with_hint(hint)
+}
+
+/// A registry's answer in words, if it leaves open whether the repository exists.
+#[derive(Debug)]
+struct RequiredOrMissing(String);
+
+impl fmt::Display for RequiredOrMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for RequiredOrMissing {}
+
+/// Returns whether an error is one of [`required_or_missing`].
+pub(crate) fn is_required_or_missing(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<RequiredOrMissing>())
 }
 
 fn no_login(host: &str, found: &Found, what: &str) -> Error {

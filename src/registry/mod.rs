@@ -84,6 +84,7 @@ use context::Context;
 use host::Host;
 pub(crate) use limiter::Lines;
 pub use limits::RateLimit;
+pub(crate) use login::is_required_or_missing;
 pub use options::{MOST_JOBS, Options};
 pub use refusal::Refusal;
 pub use stop::Stop;

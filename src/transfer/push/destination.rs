@@ -11,7 +11,7 @@ use crate::image::digest_tag;
 use crate::image::reference::{DOCKER_HUB, Reference};
 use crate::image::tree::ImageTree;
 use crate::progress::Progress;
-use crate::registry::Refusal;
+use crate::registry::{Refusal, is_required_or_missing};
 use crate::text::few;
 use crate::transfer::referrers::check_pushed_referrers;
 
@@ -98,9 +98,7 @@ pub(crate) fn with_path_hint(error: Error, destination: &Reference) -> Error {
     let may_be_why = match Refusal::in_error(&error) {
         Some(refusal) if refusal.has("NAME_INVALID") || refusal.status == 401 => true,
         Some(refusal) => matches!(refusal.status, 404 | 405) && refusal.codes.is_empty(),
-        None => {
-            error.kind() == Kind::Unauthorized && error.hint().is_some_and(|hint| hint.starts_with("check the name;"))
-        }
+        None => is_required_or_missing(&error),
     };
     if !is_deep || !may_be_why {
         return error;
