@@ -95,7 +95,7 @@ impl Run<'_> {
             let (numbers, mut trees): (Vec<usize>, Vec<_>) = part.into_iter().unzip();
             let references: Vec<Reference> = numbers.iter().map(|number| self.images[*number].clone()).collect();
             if is_last {
-                self.resolver.check(&references, &mut trees).await;
+                Box::pin(self.resolver.check(&references, &mut trees)).await;
                 pushed.mark_doubted(self.resolver, progress);
             } else {
                 progress.info(pushed.unresolved(&numbers));

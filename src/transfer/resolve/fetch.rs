@@ -200,7 +200,8 @@ impl Fetcher {
             let target = Target::Digest(digest.clone());
             self.counted(repository.registry.manifest(&repository.name, &target).await?)
         };
-        self.manifests.get_or_request(repository, digest, request).await
+        // On the heap, since this is the innermost of many nested futures.
+        Box::pin(self.manifests.get_or_request(repository, digest, request)).await
     }
 
     /// Fetches an image config and returns its platform and bytes.

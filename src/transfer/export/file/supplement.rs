@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::commit;
+use super::export::commit;
 use super::journaled::Journaled;
 use super::prepare::{Headers, Prepare};
 use super::unfinished;
