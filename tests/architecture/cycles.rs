@@ -252,6 +252,42 @@ fn the_methods_of_a_type_stand_in_the_file_of_the_type() {
 }
 
 #[test]
+fn each_mod_file_is_a_table_of_contents() {
+    let mut breaches = Vec::new();
+    for source in sources() {
+        if source.path.file_name().is_none_or(|name| name != "mod.rs") {
+            continue;
+        }
+        // Attributes have no end of their own.
+        let lines = source.code.lines().map(str::trim);
+        let code: String = lines
+            .filter(|line| !line.starts_with("#["))
+            .collect::<Vec<_>>()
+            .join(" ");
+        for item in code.split(';').map(str::trim).filter(|item| !item.is_empty()) {
+            let item = match item.strip_prefix("pub") {
+                Some(rest) if rest.starts_with('(') => rest.split_once(')').map_or(rest, |(_, rest)| rest),
+                Some(rest) => rest,
+                None => item,
+            };
+            if !["mod ", "use "]
+                .iter()
+                .any(|start| item.trim_start().starts_with(start))
+                || item.contains(" {")
+            {
+                let start: String = item.chars().take(60).collect();
+                breaches.push(format!(
+                    "{}: only `mod` and `use` belong here, not `{}`",
+                    source.path.display(),
+                    start.trim()
+                ));
+            }
+        }
+    }
+    report(breaches);
+}
+
+#[test]
 fn use_trees_are_opened() {
     let join = |paths: Vec<Vec<String>>| paths.iter().map(|path| path.join("::")).collect::<Vec<_>>();
     assert_eq!(

@@ -155,13 +155,21 @@ fn watch(child: &Child, limit: Duration) -> (bool, u64) {
     let id = rustix::process::Pid::from_child(child);
     let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     while rustix::process::waitid(WaitId::Pid(id), how).unwrap().is_none() {
-        seen = peak_of(&child.id().to_string()).max(seen);
+        if is_started(child.id()) {
+            seen = peak_of(&child.id().to_string()).max(seen);
+        }
         if begun.elapsed() > limit {
             return (true, seen);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     (false, seen)
+}
+
+/// Returns whether a child runs its own program. For a moment after its start, it still has the memory of this process.
+fn is_started(child: u32) -> bool {
+    let program = |process: &str| std::fs::read_link(format!("/proc/{process}/exe")).ok();
+    program(&child.to_string()) != program("self")
 }
 
 /// Returns the peak of the resident memory of a process in bytes; 0 if the process has ended.
