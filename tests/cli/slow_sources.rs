@@ -148,9 +148,11 @@ fn healthy_images_are_pushed_although_another_repository_of_their_registry_is_si
 /// is the tag or digest with its separator.
 fn mirror_same_image(image: &Image, held: &str, end_of_name: &str) {
     let (good, silent, target, gate) = (Double::new(), Double::new(), Double::new(), Gate::closed());
+    let asked_second = Gate::closed();
     image.push(&silent, "sick/app", "1");
     image.push(&good, "team/app", "1");
     silent.add_fault(When::path(held), Action::Hold(gate.clone()));
+    good.add_fault(When::path(held), Action::Hold(asked_second.clone()));
     let asked = [
         format!("{}/sick/app{end_of_name}", silent.host()),
         format!("{}/team/app{end_of_name}", good.host()),
@@ -158,10 +160,13 @@ fn mirror_same_image(image: &Image, held: &str, end_of_name: &str) {
     let host = target.host();
     let arguments = ["-d", &host, &asked[0], &asked[1]];
     let child = cli().spawn(&arguments);
+    // What the healthy registry answered first would not be asked of the silent one.
+    wait_until("the silent registry is asked", || gate.arrived() > 0);
+    asked_second.open();
     wait_until("the healthy image is pushed", || {
         target.manifest("team/app", image.digest()).is_some()
     });
-    assert!(gate.arrived() > 0 && !gate.is_open());
+    assert!(!gate.is_open());
     gate.open();
     end(child, &arguments).expect_code(0);
     assert!(target.manifest("sick/app", image.digest()).is_some());
