@@ -19,7 +19,7 @@ pub(super) use crate::image::manifest::annotation::{BASE_NAME, CONTAINERD_NAME, 
 pub(super) fn is_named(annotations: &Annotations) -> bool {
     [CONTAINERD_NAME, REF_NAME, BASE_NAME]
         .iter()
-        .any(|key| annotations.contains_key(*key))
+        .any(|key| annotations.contains_key(key))
 }
 
 /// Maximum number of entries of an index that are examined for platforms.
