@@ -13,14 +13,14 @@ use crate::image::digest::{Digest, Hasher};
 use crate::lock::Mutex;
 use crate::registry::WithoutRange;
 
-/// Size in bytes of a part of a blob that another connection may fetch.
+/// Maximum size in bytes of a part of a blob that another connection may fetch.
 /// A part is large enough that one more request does not matter, and small enough to stay in the page cache until it is
 /// hashed.
 const PART: u64 = 32 << 20;
 
 /// Minimum size in bytes of the parts near the end of a large blob.
 /// Parts get smaller there so that all connections end together.
-const LEAST_PART: u64 = 8 << 20;
+const LEAST_PART: u64 = 4 << 20;
 
 /// Maximum number of written bytes of a part before they are recorded in the journal.
 const JOURNAL_STEP: u64 = 1 << 20;
@@ -47,12 +47,14 @@ struct State {
     hashed: u64,
     /// The hasher, or `None` while a worker uses it.
     hasher: Option<Hasher>,
-    /// Parts without a worker; the next part to assign is the last element.
+    /// Ranges without a worker; the next part to assign is the front of the last element.
     pending: Vec<Range<u64>>,
     /// Parts assigned to workers.
     active: Vec<Active>,
     /// Whether the registry has refused range requests.
     ranges_refused: bool,
+    /// Whether bytes of a part behind the start of the blob have arrived, so that the registry serves ranges.
+    ranges_served: bool,
     /// Whether bytes may come from an earlier run or another bundle.
     /// A wrong digest is then not the registry's fault.
     inherited: bool,
@@ -114,6 +116,7 @@ impl Slot {
                 pending,
                 active: Vec::new(),
                 ranges_refused: false,
+                ranges_served: false,
                 inherited,
                 wrong: 0,
                 failed: false,
@@ -163,8 +166,10 @@ impl Slot {
 
     /// Sets the offset up to which the worker of an assignment has written.
     pub(super) fn advance(&self, id: u64, at: u64) {
-        if let Some(active) = self.state.lock().active.iter_mut().find(|a| a.id == id) {
+        let state = &mut *self.state.lock();
+        if let Some(active) = state.active.iter_mut().find(|a| a.id == id) {
             active.at = at;
+            state.ranges_served |= active.start > 0;
         }
     }
 
@@ -323,7 +328,7 @@ impl Slot {
 }
 
 impl State {
-    /// Splits a piece off the front of a part that is larger than a fair share of the remaining bytes.
+    /// Splits a piece off the front of a part that is larger than [`PART`] or a fair share of the remaining bytes.
     fn cut(&mut self, part: Range<u64>) -> Range<u64> {
         let length = part.end - part.start;
         // Smaller blobs are fetched whole, which also works without range requests. An earlier bundle is copied by one
@@ -335,8 +340,12 @@ impl State {
             .pending
             .iter()
             .fold(length, |sum, part| sum + (part.end - part.start));
-        let share = (left / (self.active.len() as u64 + 1)).max(LEAST_PART);
-        if share >= PART / 2 || share.saturating_add(LEAST_PART) > length {
+        // A registry that ignores ranges sends the whole blob to each connection: as long as that may be, parts stay large, and
+        // few connections ask.
+        let least = if self.ranges_served { LEAST_PART } else { PART };
+        let share = (left / (self.active.len() as u64 + 1)).clamp(least, PART);
+        // A separate request for a small rest costs more than it saves.
+        if share + least > length {
             return part;
         }
         self.pending.push(part.start + share..part.end);
@@ -373,34 +382,16 @@ impl State {
     }
 }
 
-/// Returns the parts to assign until a blob is done.
+/// Returns the gaps to assign until a blob is done, the first one last.
 /// The result is never empty: if no byte is absent (all bytes are present, or the blob is empty), one worker must still
 /// hash the blob and check its digest.
 fn work_on(gaps: impl IntoIterator<Item = Range<u64>>, size: u64) -> Vec<Range<u64>> {
-    let mut pending = parts(gaps);
+    let mut pending: Vec<_> = gaps.into_iter().filter(|gap| !gap.is_empty()).collect();
+    pending.reverse();
     if pending.is_empty() {
         pending.push(size..size);
     }
     pending
-}
-
-/// Splits gaps into parts, in reverse order. A small rest is joined to the part before it.
-fn parts(gaps: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
-    let mut parts = Vec::new();
-    for gap in gaps {
-        let mut start = gap.start;
-        while start < gap.end {
-            let end = match gap.end - start {
-                // A separate request for a small rest costs more than it saves.
-                left if left < 2 * PART => gap.end,
-                _ => start + PART,
-            };
-            parts.push(start..end);
-            start = end;
-        }
-    }
-    parts.reverse();
-    parts
 }
 
 #[cfg(test)]

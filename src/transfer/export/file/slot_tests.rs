@@ -81,6 +81,55 @@ fn the_last_parts_of_a_large_blob_are_smaller_so_that_its_workers_end_together()
     assert_eq!(make(b"", 2 * PART - 1).assign(1, ANYWHERE), Some(0..2 * PART - 1));
 }
 
+/// Returns the time that a blob takes, in units of the time of a byte, with workers that all have the same rate.
+fn time(size: u64, workers: u64) -> u64 {
+    let slot = slot(b"", size);
+    let mut ends: Vec<(u64, u64)> = (0..workers).map(|worker| (0, worker)).collect();
+    let mut id = workers;
+    loop {
+        ends.sort_unstable();
+        let (now, old) = ends[0];
+        slot.advance(old, u64::MAX);
+        slot.release(old);
+        let Some(part) = slot.assign(id, ANYWHERE) else { break };
+        slot.advance(id, part.start + 1);
+        ends[0] = (now + part.end - part.start, id);
+        id += 1;
+    }
+    ends.into_iter().map(|(end, _)| end).max().unwrap()
+}
+
+#[test]
+fn workers_of_one_rate_end_nearly_together() {
+    for (size, workers) in [
+        (12 * PART + PART / 2, 8),
+        (66 * PART, 8),
+        (66 * PART, 16),
+        (63 * PART, 32),
+    ] {
+        let (time, ideal) = (time(size, workers), size / workers);
+        assert!(
+            time <= ideal + LEAST_PART * 3 / 2,
+            "{size} bytes, {workers} workers: {time}, not {ideal}"
+        );
+    }
+}
+
+#[test]
+fn parts_stay_large_until_the_registry_has_served_a_range() {
+    let slot = slot(b"", 8 * PART);
+    let whole = |id| {
+        slot.assign(id, ANYWHERE)
+            .is_some_and(|part| part.end - part.start == PART)
+    };
+    assert!((0..6).all(whole));
+    // The first part begins where an answer without ranges does.
+    slot.advance(0, 1);
+    assert_eq!(slot.assign(6, ANYWHERE), Some(6 * PART..7 * PART));
+    slot.advance(1, PART + 1);
+    assert_eq!(slot.assign(7, ANYWHERE), Some(7 * PART..7 * PART + LEAST_PART));
+}
+
 #[test]
 fn each_failed_reading_is_answered_by_what_it_was() {
     let all = |slot: &Slot| {
