@@ -116,7 +116,7 @@ impl<'a> Upload<'a> {
                 session.save(&self.target);
                 return Ok(Some(session));
             }
-            self.sender.permit.release();
+            self.sender.release();
             session.cancel(&self.target).await;
         }
     }
@@ -132,7 +132,7 @@ impl<'a> Upload<'a> {
             self.sender.permit.went_wrong();
         }
         // The requests after a failure take places of their own, and the upload must not hold one meanwhile.
-        self.sender.permit.release();
+        self.sender.release();
         let Err(setback) = sent else {
             self.remember();
             return Ok(Next::Done);

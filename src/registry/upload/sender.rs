@@ -61,6 +61,13 @@ impl<'a> Sender<'a> {
         self.permit.acquire().await;
     }
 
+    /// Gives the place back until [`take_permit`](Self::take_permit), and the source with it, for the same reason: the next
+    /// request may wait for a place that another upload has, and that upload for the source.
+    pub(super) fn release(&self) {
+        self.cursor.abandon();
+        self.permit.release();
+    }
+
     /// Sends the bytes that the registry does not have yet, and closes the session.
     pub(super) async fn send_all(
         &mut self,
@@ -204,7 +211,7 @@ impl<'a> Sender<'a> {
                 // Some registries take the last PATCH for the end, and then no longer know the upload.
                 let over = !matches!(setback, Setback::Broken(..) | Setback::Final(_));
                 // The request that asks takes a place of its own.
-                self.permit.release();
+                self.release();
                 if over && target.is_present().await {
                     Ok(())
                 } else {
@@ -240,7 +247,7 @@ impl<'a> Sender<'a> {
             return Ok(());
         }
         // The requests that ask take places of their own.
-        self.permit.release();
+        self.release();
         Err(Setback::Final(match target.becomes_present().await {
             Some(true) => return Ok(()),
             _ if page => web_page(&target.host.name, "cannot end the upload"),
