@@ -1,7 +1,7 @@
 //! `-j N` is the maximum number of requests to a registry at a time, of every kind. The registries count what is under way, and
 //! gates hold requests until N are there, so that no count depends on the speed of the machine.
 
-use crate::support::fault::{Action, When};
+use crate::support::fault::{Action, Canned, When};
 use crate::support::image::Style;
 use crate::support::{Cli, Double, Gate, images};
 
@@ -108,6 +108,31 @@ fn a_registry_that_is_source_and_destination_gets_as_many_of_each_side() {
         for name in REPOSITORIES {
             let there = registry.manifest(&format!("copy{jobs}/{name}"), "1");
             assert!(there.is_some(), "{name}, -j {jobs}: {}", registry.transcript());
+        }
+    }
+}
+
+/// An upload that fails in the middle of its body waits for a place at the destination, which the next upload has. That one
+/// waits for a place at the source, which the first one must not keep meanwhile.
+#[test]
+fn an_upload_that_fails_in_its_body_holds_up_no_other_at_the_source() {
+    let (registry, cli) = (Double::new(), cli());
+    for (seed, name) in (1..).zip(REPOSITORIES) {
+        images::sized(seed, "linux/amd64", &[12 << 20]).push(&registry, name, "1");
+    }
+    for jobs in 1..3 {
+        let target = Double::new();
+        let failing = Action::Early(Canned::error(500, "UNKNOWN", "try again"));
+        for name in REPOSITORIES {
+            let uploads = format!("/{name}/blobs/uploads/");
+            // Whichever request sends the layer, it fails once before its body is read.
+            target.add_fault(When::put(&uploads).first(2), failing.clone());
+            target.add_fault(When::patch(&uploads).first(1), failing.clone());
+        }
+        run(&cli, jobs, &["-d", &target.host()], &images_of(&registry));
+        for name in REPOSITORIES {
+            let there = target.manifest(name, "1");
+            assert!(there.is_some(), "{name}, -j {jobs}: {}", target.transcript());
         }
     }
 }
