@@ -54,11 +54,11 @@ impl<T: Clone> Cache<T> {
     ///
     /// # Errors
     /// Those of `request`. The next caller sends its own request.
-    pub(super) async fn get_or_request(
+    pub(super) async fn get_or_request<Fetch: Future<Output = Result<T>>>(
         &self,
         repository: &Repository,
         digest: &Digest,
-        request: impl Future<Output = Result<T>>,
+        request: impl FnOnce() -> Fetch,
     ) -> Result<T> {
         let key = (
             repository.registry.host().to_owned(),
@@ -72,7 +72,9 @@ impl<T: Clone> Cache<T> {
             }
             state.requested.entry(key.clone()).or_default().clone()
         };
-        let document = cell.get_or_try_init(|| request).await?.clone();
+        // On the heap, and only if it is needed: callers hold a future of this function for each manifest of each image, and a
+        // request takes some ten kilobytes.
+        let document = cell.get_or_try_init(|| Box::pin(request())).await?.clone();
         let mut state = self.0.lock();
         state.requested.remove(&key);
         Ok(state.documents.entry(digest.clone()).or_insert(document).clone())

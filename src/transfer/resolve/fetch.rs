@@ -195,13 +195,12 @@ impl Fetcher {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<Arc<RawManifest>> {
-        let request = async {
+        let request = || async move {
             let _permit = permits.acquire(repository).await;
             let target = Target::Digest(digest.clone());
             self.counted(repository.registry.manifest(&repository.name, &target).await?)
         };
-        // On the heap, since this is the innermost of many nested futures.
-        Box::pin(self.manifests.get_or_request(repository, digest, request)).await
+        self.manifests.get_or_request(repository, digest, request).await
     }
 
     /// Fetches an image config and returns its platform and bytes.
@@ -228,7 +227,7 @@ impl Fetcher {
             )
             .with_hint(BROKEN));
         }
-        let request = async {
+        let request = || async move {
             let _permit = self.permits.acquire(repository).await;
             let held = self.budget.hold(config.size)?;
             let bytes = repository.registry.small_blob(&repository.name, config).await?;
