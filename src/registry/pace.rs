@@ -1,10 +1,10 @@
 //! Adaptive concurrency limit of a host: a state machine without I/O, tasks or a clock of its own.
 //!
 //! A host that has not answered yet gets few requests. Afterwards time is divided into rounds: as many answers as the limit
-//! allows requests, or one second. At first the limit doubles after each round, as long as the doubling raises the rate by a
-//! good part of what it could; it quadruples if the rounds are long and the rate grows as fast as the limit. Then the limit
-//! returns to the last helpful value; from time to time a somewhat larger or smaller limit is tried in turn: a larger limit
-//! stays if it helps, a smaller limit if it does not hurt.
+//! allows requests, a tenth of a second at a near host, or one second. At first the limit doubles after each round, as long as
+//! the doubling raises the rate by a good part of what it could; it quadruples if the rounds are long and the rate grows as fast
+//! as the limit. Then the limit returns to the last helpful value; from time to time a somewhat larger or smaller limit is tried
+//! in turn: a larger limit stays if it helps, a smaller limit if it does not hurt.
 //!
 //! Each refusal (429 or 503) of one burst takes one from the number of requests in flight: what is left is what the host
 //! accepted. A broken connection halves that number. From there the limit grows by one every other round. When that request
@@ -25,6 +25,13 @@ const REQUEST: u64 = 128 << 10;
 
 /// Minimum length of a round: answers of a near host come in bursts.
 const SHORTEST_ROUND: Duration = Duration::from_millis(20);
+
+/// Minimum length of a round of a near host, which gives many answers for each request that the limit allows. Its rate differs
+/// from one moment to the next by more than a larger limit could gain, so that a short round would say little.
+const NEAR_ROUND: Duration = Duration::from_millis(100);
+
+/// Number of answers for each request of the limit, within [`SHORTEST_ROUND`], that makes a host a near one.
+const NEAR_ANSWERS: usize = 4;
 
 /// Maximum length of a round, however few requests were answered.
 const LONGEST_ROUND: Duration = Duration::from_secs(1);
@@ -246,7 +253,9 @@ impl Pace {
     fn check(&mut self, now: Instant) {
         let begun = *self.round.begun.get_or_insert(now);
         let time = now.saturating_duration_since(begun);
-        let is_over = time >= LONGEST_ROUND || (self.round.answers >= self.limit && time >= SHORTEST_ROUND);
+        let is_near = self.round.answers >= self.limit.saturating_mul(NEAR_ANSWERS);
+        let shortest = if is_near { NEAR_ROUND } else { SHORTEST_ROUND };
+        let is_over = time >= LONGEST_ROUND || (self.round.answers >= self.limit && time >= shortest);
         if !is_over {
             return;
         }

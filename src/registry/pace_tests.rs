@@ -164,6 +164,21 @@ fn a_host_that_is_busy_from_the_start_is_asked_no_more_than_at_the_start() {
 }
 
 #[test]
+fn a_near_host_whose_rate_varies_gets_no_more_requests_for_that() {
+    // What it can do does not depend on the limit.
+    let answers_per_millisecond = [6_u64, 9, 14, 8, 13];
+    let (mut pace, start) = (Pace::automatic(6, 16, 192), Instant::now());
+    for millisecond in 0..2_000 {
+        let count = answers_per_millisecond[millisecond as usize / 20 % answers_per_millisecond.len()];
+        for number in 0..count {
+            pace.pressed();
+            pace.answered(start + Duration::from_micros(millisecond * 1000 + number * 1000 / count));
+        }
+        assert!(pace.limit() <= 32, "{millisecond} ms: {}", pace.limit());
+    }
+}
+
+#[test]
 fn a_host_that_refuses_sees_one_burst_and_then_a_few_single_requests() {
     for cap in [1, 2, 3, 5, 8, 12, 17, 20, 40, 100, 191] {
         for fixed in [false, true] {
