@@ -58,7 +58,10 @@ fn healthy_images_are_pushed_before_a_silent_registry_answers() {
     assert!(target.manifest("team/d", "1").is_none());
     gate.open();
     let output = end(child, &arguments).expect_code(1).says(&[
-        &format!("note: 2 images of `{}` cannot be resolved yet", silent.host()),
+        &format!(
+            "note: 2 images of `{}` are not resolved yet; pushing the resolved images first",
+            silent.host()
+        ),
         "1 of 5 images failed",
         "team/lost:1",
         "4 new, 1 failed",

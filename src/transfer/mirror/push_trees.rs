@@ -47,12 +47,12 @@ pub(super) struct Ends<'a> {
 }
 
 impl Ends<'_> {
-    /// Pushes resolved images. For a part of the images of a run, `there` has those that are at the destination, and gets the
-    /// new ones.
+    /// Pushes resolved images. For a batch of the images of a run, `pushed_before` has the images of earlier batches
+    /// that are at the destination, and gets those of this batch.
     pub(super) async fn push(
         &self,
         trees: Vec<(Reference, Result<ImageTree>)>,
-        there: Option<&mut Vec<PushItem>>,
+        pushed_before: Option<&mut Vec<PushItem>>,
     ) -> Result<PushReport> {
         let Self {
             sources,
@@ -79,27 +79,34 @@ impl Ends<'_> {
                 }
             }
         }
-        if there.is_none() {
+        if pushed_before.is_none() {
             destination::check_any_is_usable(slots.len(), unusable)?;
         }
         let blobs: Arc<dyn BlobOrigin> = Arc::new(RegistryBlobs::new(&found, sources)?);
-        let items = found
-            .into_iter()
-            .map(|tree| destination::item(request, tree, blobs.clone(), false))
-            .collect::<Result<Vec<_>>>()?;
-        let Some(there) = there else {
+        let mut items = Vec::new();
+        for tree in found {
+            let source = tree.source.to_string();
+            match destination::item(request, tree, blobs.clone(), false) {
+                Ok(item) => items.push(item),
+                Err(error) => {
+                    let failed = slots.iter_mut().filter(|slot| slot.is_item(&source));
+                    failed.for_each(|slot| *slot = AskedImage::failed(&source, &error));
+                }
+            }
+        }
+        let Some(pushed_before) = pushed_before else {
             destination::check_mappings(request, items.iter().map(|item| &item.tree.source), progress);
             return push_all(items, &[], slots, request, destinations, progress, None).await;
         };
         let all = items.clone();
-        let report = push_all(items, there, slots, request, destinations, progress, None).await?;
+        let report = push_all(items, pushed_before, slots, request, destinations, progress, None).await?;
         let whole = report.images.iter().filter(|image| {
             matches!(image.outcome, Outcome::Pushed | Outcome::Unchanged)
                 && image.error.is_none()
                 && !image.referrers_lost
         });
         let whole: HashSet<&str> = whole.map(|image| image.source.as_str()).collect();
-        there.extend(
+        pushed_before.extend(
             all.into_iter()
                 .filter(|item| whole.contains(item.tree.source.to_string().as_str())),
         );

@@ -16,4 +16,9 @@ impl AskedImage {
     pub(crate) fn failed(source: &impl ToString, error: &Error) -> Self {
         Self::Failed(Box::new(ImageReport::unresolved(source, error)))
     }
+
+    /// Returns whether this is the slot of the item with this source.
+    pub(crate) fn is_item(&self, source: &str) -> bool {
+        matches!(self, Self::Item(own) if own == source)
+    }
 }

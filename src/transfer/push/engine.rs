@@ -39,14 +39,14 @@ pub(crate) struct PushResult {
     pub(crate) bundle_error: Option<Error>,
 }
 
-/// Pushes images to one registry. The caller has checked that their names do not collide. `there` are images that this run
+/// Pushes images to one registry. The caller has checked that their names do not collide. `pushed_before` are images that this run
 /// has pushed before, so that their blobs are in place.
 ///
 /// # Errors
 /// Only if the registry cannot be reached at all: errors of single images are in their reports.
 pub(crate) async fn push(
     items: Vec<PushItem>,
-    there: &[PushItem],
+    pushed_before: &[PushItem],
     request: &PushRequest,
     registry: &Registry,
     progress: &Progress,
@@ -58,7 +58,7 @@ pub(crate) async fn push(
         .into_iter()
         .map(|comparison| comparison.map_err(with_destination_side))
         .collect();
-    let mut engine = Engine::new(items, there, comparisons, request, registry, progress);
+    let mut engine = Engine::new(items, pushed_before, comparisons, request, registry, progress);
     engine.run(feed).await?;
     // The reports take the memory of the plan.
     drop((engine.scheduler, engine.repositories));
@@ -93,7 +93,7 @@ struct Engine<'a> {
 impl<'a> Engine<'a> {
     fn new(
         items: Vec<PushItem>,
-        there: &[PushItem],
+        pushed_before: &[PushItem],
         comparisons: Vec<Result<Comparison>>,
         request: &'a PushRequest,
         registry: &'a Registry,
@@ -118,7 +118,7 @@ impl<'a> Engine<'a> {
             bundle_error: None,
         };
         let mut grouping = Grouping::new(ImageTree::shared_content);
-        for item in there {
+        for item in pushed_before {
             let (_, group) = grouping.add(item);
             grouping.groups[group].in_place = true;
         }

@@ -35,11 +35,11 @@ fn locked(items: &[PushItem], request: &PushRequest, progress: &Progress) -> Opt
 }
 
 /// Pushes images and returns one report for each slot, in order.
-/// Images that failed before the push have a report as well. `there` are images that this run has pushed before. With a
+/// Images that failed before the push have a report as well. `pushed_before` are images that this run has pushed before. With a
 /// `feed`, blobs come out of a pipe.
 pub(crate) async fn push_all(
     items: Vec<PushItem>,
-    there: &[PushItem],
+    pushed_before: &[PushItem],
     slots: Vec<AskedImage>,
     request: &PushRequest,
     registries: &Registries,
@@ -58,7 +58,7 @@ pub(crate) async fn push_all(
         }
     } else {
         let registry = registries.host(request.destination.host())?;
-        engine::push(items, there, request, &registry, progress, feed).await?
+        engine::push(items, pushed_before, request, &registry, progress, feed).await?
     };
     let mut pushed = ended.images.into_iter().peekable();
     let mut reports = Vec::with_capacity(slots.len());

@@ -27,9 +27,9 @@ use crate::inventory::locked_image::LockedImage;
 use crate::lock::Mutex;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
-use crate::transfer::patience::soon;
 use crate::transfer::referrers::check_pushed_referrers;
 use crate::transfer::sources::Repository;
+use crate::transfer::wait::within_five_seconds;
 
 /// Maximum number of hosts whose images are resolved at the same time.
 const HOSTS: usize = 32;
@@ -132,7 +132,8 @@ impl Resolver {
     /// Resolves the images of one host, given by their numbers.
     ///
     /// All root manifests are fetched first, since they show how many manifests the run has to fetch in total. So the user
-    /// is warned before a registry's limit of pulls is used up. Root manifests that do not arrive [`soon`] are not waited for.
+    /// is warned before a registry's limit of pulls is used up. Root manifests that do not arrive
+    /// [within five seconds](within_five_seconds) are not waited for.
     async fn resolve_host(&self, references: &[Reference], numbers: Vec<usize>, done: &Done<'_>) {
         let most = self.jobs * 2;
         let mut left: HashMap<(&str, &str), usize> = HashMap::new();
@@ -151,7 +152,7 @@ impl Resolver {
             .buffer_unordered(most);
         let mut found: Vec<(usize, Result<Arc<RawManifest>>)> = Vec::new();
         loop {
-            match soon(roots.next()).await {
+            match within_five_seconds(roots.next()).await {
                 Some(Some(root)) => found.push(root),
                 None if found.is_empty() => {}
                 Some(None) | None => break,

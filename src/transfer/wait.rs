@@ -14,7 +14,7 @@ const STEPS: u32 = 10;
 const STEP: Duration = Duration::from_millis(500);
 
 /// Waits for `next`. Returns `None` if it takes longer than five seconds; `next` is dropped then, so it must be cancel safe.
-pub(super) async fn soon<T>(next: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within_five_seconds<T>(next: impl Future<Output = T>) -> Option<T> {
     let mut next = pin!(next);
     for _ in 0..STEPS {
         if let Ok(value) = timeout(STEP, next.as_mut()).await {
@@ -34,7 +34,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             seconds
         };
-        assert_eq!(soon(after(4)).await, Some(4));
-        assert_eq!(soon(after(6)).await, None);
+        assert_eq!(within_five_seconds(after(4)).await, Some(4));
+        assert_eq!(within_five_seconds(after(6)).await, None);
     }
 }

@@ -1,4 +1,4 @@
-//! Waits for images that are resolved one after the other, and pushes them in parts.
+//! Waits for images that are resolved one after the other, and pushes them in batches.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
@@ -13,11 +13,11 @@ use crate::inventory::lock::Lock;
 use crate::progress::{Event, Phase, Progress};
 use crate::registry::Registries;
 use crate::text::{Warnings, counted, few};
-use crate::transfer::patience::soon;
 use crate::transfer::push::destination;
 use crate::transfer::push::report::{ImageReport, PushReport};
 use crate::transfer::push::request::{PushItem, PushRequest};
 use crate::transfer::resolve::Resolver;
+use crate::transfer::wait::within_five_seconds;
 
 /// Resolves images and pushes them to the destination.
 ///
@@ -25,8 +25,8 @@ use crate::transfer::resolve::Resolver;
 /// bytes of its own host would wait for a place that only itself gives back.
 ///
 /// All images are resolved before the first blob is sent. Only images of a registry that does not answer or fails are not
-/// waited for: if none of them is resolved [`soon`], the resolved images are pushed first, without those that need further
-/// requests. Images resolved meanwhile wait for the end of that push.
+/// waited for: if none of them is resolved [within five seconds](within_five_seconds), the resolved images are pushed first,
+/// without those that need further requests. Images resolved meanwhile wait for the end of that push.
 ///
 /// # Errors
 /// Those of [`mirror`](super::mirror).
@@ -78,21 +78,21 @@ impl Run<'_> {
         let (request, progress) = (self.ends.request, self.ends.progress);
         let may_split = may_split(self.images, request);
         let mut pushed = Pushed::new(self.images);
-        let mut there: Vec<PushItem> = Vec::new();
+        let mut pushed_before: Vec<PushItem> = Vec::new();
         let mut held_back: Vec<Resolved> = Vec::new();
         loop {
-            let (mut part, is_last) = next_part(&mut resolved, may_split).await;
+            let (mut batch, is_last) = next_batch(&mut resolved, may_split).await;
             if is_last {
-                part.append(&mut held_back);
+                batch.append(&mut held_back);
             } else {
-                part = self.hold_back(part, &mut held_back);
-                if part.is_empty() {
+                batch = self.hold_back(batch, &mut held_back);
+                if batch.is_empty() {
                     continue;
                 }
             }
-            part.sort_by_key(|(number, _)| *number);
-            let is_whole = is_last && part.len() == self.images.len();
-            let (numbers, mut trees): (Vec<usize>, Vec<_>) = part.into_iter().unzip();
+            batch.sort_by_key(|(number, _)| *number);
+            let is_whole = is_last && batch.len() == self.images.len();
+            let (numbers, mut trees): (Vec<usize>, Vec<_>) = batch.into_iter().unzip();
             let references: Vec<Reference> = numbers.iter().map(|number| self.images[*number].clone()).collect();
             if is_last {
                 Box::pin(self.resolver.check(&references, &mut trees)).await;
@@ -106,7 +106,7 @@ impl Run<'_> {
             }
             let errors: Vec<Option<Error>> = trees.iter().map(|tree| tree.as_ref().err().cloned()).collect();
             let trees = references.into_iter().zip(trees).collect();
-            let report = Box::pin(self.ends.push(trees, (!is_whole).then_some(&mut there))).await;
+            let report = Box::pin(self.ends.push(trees, (!is_whole).then_some(&mut pushed_before))).await;
             if is_whole || (is_first && report.is_err()) {
                 return report;
             }
@@ -125,33 +125,33 @@ impl Run<'_> {
         }
     }
 
-    /// Returns the images of a part that can be pushed before the last part, and adds the others to `held_back`. Returns none if
+    /// Returns the images of a batch that can be pushed before the last batch, and adds the others to `held_back`. Returns none if
     /// only errors would be left.
-    fn hold_back(&self, part: Vec<Resolved>, held_back: &mut Vec<Resolved>) -> Vec<Resolved> {
-        let (numbers, trees): (Vec<usize>, Vec<_>) = part.into_iter().unzip();
+    fn hold_back(&self, batch: Vec<Resolved>, held_back: &mut Vec<Resolved>) -> Vec<Resolved> {
+        let (numbers, trees): (Vec<usize>, Vec<_>) = batch.into_iter().unzip();
         let are_final = self.resolver.are_final(&trees);
         let is_any = trees
             .iter()
             .zip(&are_final)
             .any(|(tree, is_final)| *is_final && tree.is_ok());
-        let mut part = Vec::new();
+        let mut batch = Vec::new();
         for (resolved, is_final) in numbers.into_iter().zip(trees).zip(are_final) {
             match is_final && is_any {
-                true => part.push(resolved),
+                true => batch.push(resolved),
                 false => held_back.push(resolved),
             }
         }
-        part
+        batch
     }
 }
 
-/// What the parts of a run that were pushed add up to.
+/// What the batches of a run that were pushed add up to.
 struct Pushed<'a> {
     images: &'a [Reference],
     /// Reports of the requested images, in the order of the request.
     reports: Vec<Option<ImageReport>>,
     lock: Option<Lock>,
-    /// Whether a part has no lock, so that the run has none.
+    /// Whether a batch has no lock, so that the run has none.
     is_lockless: bool,
     warnings: Warnings,
 }
@@ -177,7 +177,7 @@ impl<'a> Pushed<'a> {
         reports.filter_map(|(number, report)| report.is_none().then_some(number))
     }
 
-    /// Adds the report of a part. `numbers` are those of its images.
+    /// Adds the report of a batch. `numbers` are those of its images.
     fn add(&mut self, numbers: &[usize], report: PushReport) {
         // The names of the images are different, so that each has one report.
         for (number, report) in numbers.iter().zip(report.images) {
@@ -210,7 +210,7 @@ impl<'a> Pushed<'a> {
         }
     }
 
-    /// Adds a part of which nothing was pushed. `errors` are those of images that could not be resolved.
+    /// Adds a batch of which nothing was pushed. `errors` are those of images that could not be resolved.
     fn fail(&mut self, numbers: &[usize], errors: Vec<Option<Error>>, error: &Error) {
         for (number, own) in numbers.iter().zip(errors) {
             let error = own.unwrap_or_else(|| error.clone());
@@ -228,8 +228,9 @@ impl<'a> Pushed<'a> {
             hosts.insert(self.images[number].host());
         }
         let images = counted(count, "image", "images");
+        let verb = if count == 1 { "is" } else { "are" };
         let hosts = few(hosts.into_iter().map(|host| format!("`{host}`")));
-        format!("{images} of {hosts} cannot be resolved yet; the others are pushed meanwhile")
+        format!("{images} of {hosts} {verb} not resolved yet; pushing the resolved images first")
     }
 
     fn into_report(mut self) -> PushReport {
@@ -248,22 +249,22 @@ impl<'a> Pushed<'a> {
 }
 
 /// Returns the images that are resolved by now, and whether they are the last ones. Without `may_split`, waits for all.
-async fn next_part(resolved: &mut mpsc::UnboundedReceiver<Resolved>, may_split: bool) -> (Vec<Resolved>, bool) {
-    let mut part = Vec::new();
+async fn next_batch(resolved: &mut mpsc::UnboundedReceiver<Resolved>, may_split: bool) -> (Vec<Resolved>, bool) {
+    let mut batch = Vec::new();
     let mut is_any = false;
     loop {
         // Without a resolved image there is nothing to push yet.
         let next = match may_split && is_any {
-            true => soon(resolved.recv()).await,
+            true => within_five_seconds(resolved.recv()).await,
             false => Some(resolved.recv().await),
         };
         match next {
             Some(Some((number, tree))) => {
                 is_any |= tree.is_ok();
-                part.push((number, tree));
+                batch.push((number, tree));
             }
-            Some(None) => return (part, true),
-            None => return (part, false),
+            Some(None) => return (batch, true),
+            None => return (batch, false),
         }
     }
 }
@@ -289,30 +290,30 @@ mod tests {
     use crate::image::digest::Digest;
 
     #[test]
-    fn images_are_pushed_in_parts_only_if_none_can_refuse_or_stop_the_others() {
-        let parts = |images: &[&str], change: fn(&mut PushRequest)| {
+    fn images_are_pushed_in_batches_only_if_none_can_refuse_or_stop_the_others() {
+        let batches = |images: &[&str], change: fn(&mut PushRequest)| {
             let mut request = PushRequest::new("r.example/mirror".parse().unwrap());
             change(&mut request);
             let images: Vec<Reference> = images.iter().map(|image| image.parse().unwrap()).collect();
             may_split(&images, &request)
         };
         let images = ["a.example/x:1", "b.example/y:1", "b.example/y:2"];
-        assert!(parts(&images, |_| ()));
-        assert!(!parts(&images, |request| request.dry_run = true));
-        assert!(!parts(&images, |request| request.fail_fast = true));
-        assert!(!parts(&images, |request| request.platform_tags = true));
+        assert!(batches(&images, |_| ()));
+        assert!(!batches(&images, |request| request.dry_run = true));
+        assert!(!batches(&images, |request| request.fail_fast = true));
+        assert!(!batches(&images, |request| request.platform_tags = true));
         // Two sources of one name, and names that may state two digests for one tag.
-        assert!(!parts(&["a.example/x:1", "b.example/x:1"], |_| ()));
+        assert!(!batches(&["a.example/x:1", "b.example/x:1"], |_| ()));
         let pinned = format!("a.example/x:1@{}", Digest::sha256(b""));
-        assert!(!parts(&["a.example/x:1", &pinned], |_| ()));
+        assert!(!batches(&["a.example/x:1", &pinned], |_| ()));
         // A mapping that leads two images to one name, and one that gives no name.
         let map: fn(&mut PushRequest) = |request| request.mappings = vec!["b.example/y=x".parse().unwrap()];
-        assert!(!parts(&["a.example/x:1", "b.example/y:1"], map));
-        assert!(parts(&images[..1], map) && parts(&images[1..], map));
+        assert!(!batches(&["a.example/x:1", "b.example/y:1"], map));
+        assert!(batches(&images[..1], map) && batches(&images[1..], map));
         let all: fn(&mut PushRequest) = |request| request.mappings = vec!["b.example=".parse().unwrap()];
-        assert!(parts(&images, all));
+        assert!(batches(&images, all));
         // An image that would be pushed over its own source.
-        assert!(!parts(&["r.example/mirror/x:1"], |request| {
+        assert!(!batches(&["r.example/mirror/x:1"], |request| {
             request.mappings = vec!["r.example/mirror=".parse().unwrap()];
         }));
         // An image that would be pushed over the source of another one.
@@ -322,11 +323,11 @@ mod tests {
             request.mappings = mappings.iter().map(|mapping| mapping.parse().unwrap()).collect();
         };
         let chain = ["r.example/dev/app:1", "r.example/staging/app:1"];
-        assert!(!parts(&chain, promote) && parts(&chain[..1], promote) && parts(&chain[1..], promote));
+        assert!(!batches(&chain, promote) && batches(&chain[..1], promote) && batches(&chain[1..], promote));
     }
 
     #[test]
-    fn a_run_of_which_one_part_has_no_lock_has_none() {
+    fn a_run_of_which_one_batch_has_no_lock_has_none() {
         let images: Vec<Reference> = ["a.example/x:1", "b.example/y:1"]
             .map(|image| image.parse().unwrap())
             .into();
@@ -340,7 +341,7 @@ mod tests {
             }
             assert_eq!(pushed.into_report().lock.is_some(), has_lock, "{locks:?}");
         }
-        // A part that failed as a whole says nothing about the lock of the others.
+        // A batch that failed as a whole says nothing about the lock of the others.
         let mut pushed = Pushed::new(&images);
         let mut report = PushReport::new(false, Vec::new());
         report.lock = Some(Lock::from_images(true, Vec::new(), Vec::new()));
