@@ -40,14 +40,17 @@ pub(super) enum FailureMode {
     Status(StatusCode),
     /// The host's token server could not be asked.
     NoToken,
+    /// The host's token server failed at a request, which may concern its repository alone.
+    TokenFailed,
 }
 
 impl FailureMode {
-    /// Returns the way in which the server failed; `None` for rules of this client.
+    /// Returns the way in which the server failed; `None` for rules of this client, and if no request was sent.
     pub(super) fn from_failure(failure: &Failure) -> Option<Self> {
         match failure.class {
             Class::Connect => Some(Self::Unreachable),
             Class::Broken | Class::NotHttp => Some(Self::Broken),
+            Class::NotSent => None,
             Class::Final | Class::NotTls => (failure.error.kind() == Kind::Network).then_some(Self::Untrusted),
         }
     }
@@ -159,7 +162,8 @@ impl Breaker {
         let count = state.modes.entry(way).or_default();
         count.requests += 1;
         let alike = count.requests;
-        let of_host = state.modes.iter().filter(|(mode, _)| **mode != FailureMode::NoToken);
+        let is_of_host = |mode: FailureMode| !matches!(mode, FailureMode::NoToken | FailureMode::TokenFailed);
+        let of_host = state.modes.iter().filter(|(mode, _)| is_of_host(**mode));
         let all: u32 = of_host.map(|(_, count)| count.requests).sum();
         if state.repositories.len() < REPOSITORIES && !state.repositories.iter().any(|known| known == repository) {
             state.repositories.push(repository.to_owned());
@@ -168,7 +172,12 @@ impl Breaker {
             FailureMode::Unreachable | FailureMode::Untrusted | FailureMode::NoToken if alike >= limit => {
                 Verdict::Leave
             }
-            FailureMode::NoToken => Verdict::GoOn,
+            FailureMode::TokenFailed
+                if alike >= limit && state.repositories.len() >= REPOSITORIES.min(limit as usize) =>
+            {
+                Verdict::Leave
+            }
+            FailureMode::NoToken | FailureMode::TokenFailed => Verdict::GoOn,
             _ if all >= LIMIT_OF_REPOSITORIES && state.repositories.len() >= REPOSITORIES => Verdict::Leave,
             _ if all.is_multiple_of(limit) => Verdict::AskRoot,
             _ => Verdict::GoOn,
@@ -257,7 +266,7 @@ mod tests {
     async fn one_request_finds_out_whether_the_host_is_back() {
         let breaker = Breaker::default();
         assert!(breaker.open(BUSY, false, down()));
-        assert!(!breaker.open(BUSY, false, down()), "it was left already");
+        assert!(!breaker.open(BUSY, false, down()), "it is open already");
         assert!(breaker.check().is_err());
         tokio::time::advance(PAUSE).await;
         assert!(breaker.check().is_ok());
@@ -274,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_ends_when_the_host_is_left_alone() {
+    async fn a_pause_ends_when_the_breaker_opens() {
         let breaker = Breaker::default();
         let pause = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -282,11 +291,11 @@ mod tests {
         };
         assert!(breaker.wait(pause).await);
         let begun = Instant::now();
-        let leave = async {
+        let opening = async {
             tokio::time::sleep(Duration::from_secs(5)).await;
             breaker.open(BUSY, false, down());
         };
-        let (waited, ()) = tokio::join!(breaker.wait(std::future::pending()), leave);
+        let (waited, ()) = tokio::join!(breaker.wait(std::future::pending()), opening);
         assert!(!waited);
         assert_eq!(begun.elapsed(), Duration::from_secs(5));
         assert!(!breaker.wait(std::future::ready(true)).await);
@@ -313,6 +322,19 @@ mod tests {
             verdict
         });
         assert_eq!(verdicts, [Verdict::GoOn, Verdict::GoOn, Verdict::Leave]);
+    }
+
+    #[test]
+    fn a_token_server_that_fails_for_one_repository_may_work_for_others() {
+        let breaker = Breaker::default();
+        for _ in 0..40 {
+            assert_eq!(breaker.gave_up(FailureMode::TokenFailed, "a", LIMIT), Verdict::GoOn);
+        }
+        let verdicts = ["b", "c"].map(|name| breaker.gave_up(FailureMode::TokenFailed, name, LIMIT));
+        assert_eq!(verdicts, [Verdict::GoOn, Verdict::Leave]);
+        // Another host is available in place of a mirror.
+        let verdict = Breaker::default().gave_up(FailureMode::TokenFailed, "a", 1);
+        assert_eq!(verdict, Verdict::Leave);
     }
 
     #[test]

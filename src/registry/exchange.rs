@@ -224,6 +224,10 @@ impl Exchange<'_, '_> {
         self.unconnected += u32::from(failure.class == Class::Connect);
         // The registry may have named another server for the request, whose failures say nothing about the registry.
         let own = host.owns(&self.url);
+        if own && failure.elsewhere.is_some() {
+            // The registry itself has answered: with the redirect.
+            host.breaker.answered();
+        }
         let reached = own && host.reached.load(Ordering::Relaxed);
         // A host that never answered gets one retry instead of all; a mirror gets none, since there is another host.
         let patient = match host.is_mirror {

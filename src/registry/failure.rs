@@ -47,12 +47,14 @@ pub(super) enum Class {
     NotHttp,
     /// The peer does not speak TLS, so a retry fails again.
     NotTls,
+    /// The circuit breaker of the peer is open, so that no request was sent.
+    NotSent,
 }
 
 impl Class {
     /// Returns whether a retry would fail again.
     pub(super) fn is_final(self) -> bool {
-        matches!(self, Self::Final | Self::NotTls)
+        matches!(self, Self::Final | Self::NotTls | Self::NotSent)
     }
 }
 

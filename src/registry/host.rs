@@ -62,6 +62,10 @@ pub(super) struct Host {
     pub(super) proof: Proof,
     pub(super) head_sizes: HeadSizes,
     pub(super) breaker: Arc<Breaker>,
+    /// Circuit breaker for manifests that are pushed; open if the host refuses them while it answers other requests.
+    pub(super) manifest_writes: Breaker,
+    /// Circuit breaker for uploads of blobs, like `manifest_writes`.
+    pub(super) blob_writes: Breaker,
     /// Servers to which the host redirects and which have failed.
     pub(super) stores: Stores,
     /// Whether the host ever had what was asked for.
@@ -157,6 +161,8 @@ impl Host {
             proof: Proof::default(),
             head_sizes: HeadSizes::default(),
             breaker: Arc::default(),
+            manifest_writes: Breaker::default(),
+            blob_writes: Breaker::default(),
             stores: Stores::default(),
             is_mirror: false,
             manifest_proof: Proof::default(),

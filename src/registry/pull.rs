@@ -219,10 +219,9 @@ fn is_cut(bytes: &Bytes) -> bool {
 
 /// Returns the error for a body that is not the manifest. The cause has no digest and no size, so that it is the same for all images.
 fn unusable(host: &str, action: &str, bytes: &Bytes, error: Error) -> Error {
-    const CUT: &str =
-        "the registry, or a proxy or cache in front of it, cuts its answers: run again, or see what is in the way";
+    const CUT: &str = "the registry, or a proxy or cache in front of it, cuts its answers: run again, or check these proxies and caches";
     const OTHER: &str = "the registry, or a proxy or cache in front of it, sends something else than was pushed: have the image \
-         pushed again, or see what is in the way";
+         pushed again, or check these proxies and caches";
     if is_cut(bytes) {
         let cause = format!("`{host}` sends manifests that are cut off");
         let message = format!("{action}: {cause}, here after {}", byte_count(bytes.len() as u64));

@@ -11,6 +11,7 @@ use super::answer::{Answer, FULL, web_page};
 use super::breaker::FailureMode;
 use super::call::Call;
 use super::host::Host;
+use super::outage::{Content, without_object};
 use super::proof::{Accepted, Fate};
 use super::refusal::Refusal;
 use super::retry::{Backoff, is_passing, retry_after};
@@ -313,6 +314,20 @@ impl Host {
     ) -> Result<AcceptedManifest> {
         let writer = self.writer(call.repository);
         let _alone = writer.lock().await;
+        let check = self.breaker_of_writes(Content::Manifest).check();
+        check.map_err(|error| error.context(&call.action))?;
+        let sent = self.try_manifest(call, target, manifest, tags).await;
+        self.count_write(Content::Manifest, call.repository, &sent);
+        sent
+    }
+
+    async fn try_manifest(
+        &self,
+        call: &Call<'_>,
+        target: &Target,
+        manifest: &RawManifest,
+        tags: &[&str],
+    ) -> Result<AcceptedManifest> {
         let mut backoff = Backoff::new(&self.context.options);
         // The bytes were verified before sending: if the registry got other bytes, they were corrupted in transit. They are
         // sent once more, so that the corrupted bytes do not stay under the tag.
@@ -357,17 +372,11 @@ impl Host {
                 }
                 Err(error) => return Err(error),
             };
-            if !self
-                .pause(&mut backoff, way.map(Into::into), attempts, asked, || error.full())
-                .await
-            {
+            let pause = self.pause(&mut backoff, way.map(Into::into), attempts, asked, || error.full());
+            if !self.breaker_of_writes(Content::Manifest).wait(pause).await {
                 if let Some(mode) = way {
-                    let cause = error.shared_cause().map_or_else(|| error.full(), str::to_owned);
-                    let mut shared = Error::new(error.kind(), cause).with_shared_cause();
-                    if let Some(hint) = error.hint() {
-                        shared = shared.with_hint(hint);
-                    }
-                    self.gave_up(mode.into(), call.repository, shared, false).await;
+                    self.gave_up(mode.into(), call.repository, without_object(&error), false)
+                        .await;
                 }
                 return Err(error);
             }

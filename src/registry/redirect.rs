@@ -97,7 +97,7 @@ pub(super) async fn send(context: &Context, outgoing: Outgoing<'_>) -> Result<An
         if !home && let Some(stores) = outgoing.stores {
             stores.check(&authority(&next)).map_err(|error| Failure {
                 error,
-                class: Class::Final,
+                class: Class::NotSent,
                 elsewhere: Some(authority(&next)),
             })?;
         }

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use crate::lock::Mutex;
 
 /// Number of answers without a list after which a repository counts as one without the API, unless one of them is a 404, as most
-/// registries without the API send it. Another answer for one manifest may come from a proxy in between.
-const ENOUGH: u32 = 2;
+/// registries without the API send it. Another answer may come from a proxy in
+/// between, so that one of them does not decide.
+const MIN_NO_LISTS: u32 = 2;
 
 /// The answers of one host.
 #[derive(Debug, Default)]
@@ -27,7 +28,7 @@ struct State {
 #[derive(Debug, Default, Clone, Copy)]
 struct Answers {
     is_list: bool,
-    /// Number of answers without a list; a 404 counts as [`ENOUGH`].
+    /// Number of answers without a list; a 404 counts as [`MIN_NO_LISTS`].
     no_lists: u32,
     /// The number in [`State::without_list`] of the last manifest of the repository that was taken for one without a list before
     /// the host answered with a list for the repository; 0 without such a manifest.
@@ -39,7 +40,7 @@ impl ReferrersAnswers {
     pub(super) fn is_without_api(&self, repository: &str) -> bool {
         let state = &mut *self.0.lock();
         let answers = state.repositories.get_mut(repository);
-        let answers = answers.filter(|answers| answers.no_lists >= ENOUGH && !state.has_api);
+        let answers = answers.filter(|answers| answers.no_lists >= MIN_NO_LISTS && !state.has_api);
         answers.is_some_and(|answers| {
             state.without_list += 1;
             answers.last_without_list = state.without_list;
@@ -59,7 +60,7 @@ impl ReferrersAnswers {
     pub(super) fn add_no_list(&self, repository: &str, is_not_found: bool) -> bool {
         let state = &mut *self.0.lock();
         let answers = state.repositories.entry(repository.to_owned()).or_default();
-        let count = if is_not_found { ENOUGH } else { 1 };
+        let count = if is_not_found { MIN_NO_LISTS } else { 1 };
         answers.no_lists = answers.no_lists.saturating_add(count);
         if !answers.is_list {
             state.without_list += 1;

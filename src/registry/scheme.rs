@@ -104,7 +104,7 @@ impl Host {
         let doubtful = match failure.class {
             Class::NotTls | Class::NotHttp | Class::Broken => true,
             Class::Connect => self.base.port().is_none(),
-            Class::Final => false,
+            Class::Final | Class::NotSent => false,
         };
         if !doubtful || failure.elsewhere.is_some() || self.reached.load(Ordering::Relaxed) {
             return false;

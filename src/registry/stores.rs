@@ -22,10 +22,10 @@ impl Stores {
     pub(super) fn breaker(&self, server: &str) -> Arc<Breaker> {
         let mut breakers = self.0.lock();
         if breakers.len() == MAX_STORES && !breakers.contains_key(server) {
-            breakers.retain(|_, breaker| breaker.error().is_some());
-            if breakers.len() == MAX_STORES {
-                breakers.clear();
-            }
+            // Servers that may be asked anyway make room first.
+            let closed = breakers.iter().find(|(_, breaker)| breaker.error().is_none());
+            let dropped = closed.or_else(|| breakers.iter().next()).map(|(name, _)| name.clone());
+            dropped.map(|name| breakers.remove(&name));
         }
         breakers.entry(server.to_owned()).or_default().clone()
     }
@@ -65,5 +65,23 @@ mod tests {
         assert!(stores.check("s").is_err());
         stores.answered("s", StatusCode::NOT_FOUND);
         assert!(stores.check("s").is_ok() && stores.check("s").is_ok());
+    }
+
+    #[test]
+    fn one_more_server_that_fails_makes_no_others_usable() {
+        let stores = Stores::default();
+        let down = Error::new(Kind::Network, "down");
+        let names: Vec<String> = (0..=MAX_STORES).map(|number| format!("s{number}")).collect();
+        for name in &names[1..] {
+            let breaker = stores.breaker(name);
+            breaker.open(FailureMode::Unreachable, false, down.clone());
+        }
+        let open = || names.iter().filter(|name| stores.check(name).is_err()).count();
+        assert_eq!(open(), MAX_STORES);
+        // An open breaker makes room only if there is no closed one.
+        stores.breaker(&names[0]);
+        assert_eq!(open(), MAX_STORES - 1);
+        stores.breaker("another");
+        assert_eq!(open(), MAX_STORES - 1);
     }
 }

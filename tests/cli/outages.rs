@@ -211,6 +211,27 @@ fn a_store_to_which_a_registry_redirects_is_told_once_for_all_images() {
 }
 
 #[test]
+fn a_destination_that_breaks_connections_for_one_repository_gets_the_other_images() {
+    let (cli, source) = (cli(), Double::new());
+    fill(&source);
+    let images = &images(&source.host())[..3];
+    export(&cli, images, &[]).expect_code(0);
+    let target = Double::new();
+    // The tag of the first image is asked for first.
+    target.add_fault(When::path("/v2/team/app0/"), Action::End(super::support::End::Reset));
+    let host = target.host();
+    let mirror: Vec<&str> = ["-d", &host]
+        .into_iter()
+        .chain(images.iter().map(String::as_str))
+        .collect();
+    for arguments in [&["import", "b.tar", "-d", &host][..], &mirror] {
+        let output = cli.run(&[arguments, &["--retries", "0"]].concat());
+        let output = output.expect_code(1).says(&["1 of 3 images failed", "team/app0"]);
+        assert_eq!(output.lines().len(), 2, "{}", output.everything());
+    }
+}
+
+#[test]
 fn one_small_image_through_a_gateway_that_is_down_costs_few_lines() {
     let source = super::source();
     let cli = cli();

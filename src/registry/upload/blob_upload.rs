@@ -14,6 +14,7 @@ use super::target::BlobTarget;
 use crate::error::{Error, Result};
 use crate::image::descriptor::Descriptor;
 use crate::registry::host::Host;
+use crate::registry::outage::Content;
 
 /// Maximum number of resyncs to the registry's offset after a 416.
 const MAX_RESYNCS: u32 = 3;
@@ -81,7 +82,16 @@ impl<'a> Upload<'a> {
     }
 
     /// Uploads the blob, first into `session` if one is open.
-    pub(in crate::registry) async fn run(mut self, session: Option<Session>) -> Result<()> {
+    pub(in crate::registry) async fn run(self, session: Option<Session>) -> Result<()> {
+        let (host, repository) = (self.target.host, self.target.repository);
+        let check = host.breaker_of_writes(Content::Blob).check();
+        check.map_err(|error| error.context(&self.target.action))?;
+        let sent = self.try_all(session).await;
+        host.count_write(Content::Blob, repository, &sent);
+        sent
+    }
+
+    async fn try_all(mut self, session: Option<Session>) -> Result<()> {
         let mut next = session;
         if next.is_none() {
             next = Session::restore(&mut self.target).await?;
@@ -258,7 +268,8 @@ impl<'a> Upload<'a> {
     async fn broken(&mut self, session: Session, error: Error, asked: Option<Duration>, blame: Blame) -> Result<Next> {
         let pieces = self.strategy == Strategy::Pieces;
         self.troubles += 1;
-        let again = self.target.budget.pause(asked, &error).await;
+        let breaker = self.target.host.breaker_of_writes(Content::Blob);
+        let again = breaker.wait(self.target.budget.pause(asked, &error)).await;
         if !again && !pieces {
             return Err(error);
         }

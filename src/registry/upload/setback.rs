@@ -54,7 +54,7 @@ impl From<Error> for Setback {
 
 impl Setback {
     pub(super) fn broken(target: &BlobTarget<'_>, error: Error, blame: Blame) -> Self {
-        Self::Broken(error.context(&target.action), None, blame)
+        Self::Broken(error.or_shared_cause().context(&target.action), None, blame)
     }
 
     /// Classifies the refusal of a body of `length` bytes.

@@ -58,8 +58,9 @@ pub(crate) async fn compare(
         unchecked: Mutex::default(),
     };
     let first = match comparer.compare(first.clone()).await {
-        // An unreachable registry causes one message instead of one for each image.
-        Err(error) if error.kind() == Kind::Network => return Err(error),
+        // An unreachable registry causes one message instead of one for each image. A registry that answers may fail for this
+        // repository alone.
+        Err(error) if error.kind() == Kind::Network && !registry.is_alive().await => return Err(error),
         comparison => comparison,
     };
     let rest = stream::iter(rest.iter().cloned())
@@ -131,9 +132,9 @@ impl Comparer<'_> {
 
     /// Returns whether a tag of the right content lacks something below it, or one of `missing_referrers`, and says so.
     async fn incomplete(&self, item: &PushItem, missing_referrers: &[Digest]) -> Result<bool> {
-        let is_told = AtomicBool::new(false);
+        let is_counted = AtomicBool::new(false);
         let unknown = |error: Error| {
-            if !is_told.swap(true, Ordering::Relaxed) {
+            if !is_counted.swap(true, Ordering::Relaxed) {
                 let mut unchecked = self.unchecked.lock();
                 unchecked.0 += 1;
                 unchecked.1.get_or_insert(error);

@@ -212,3 +212,30 @@ async fn a_store_that_lacks_something_has_answered() {
     assert_eq!(store.count("GET", "/manifests/"), 24, "{}", store.transcript());
     assert!(told.warnings().is_empty(), "{:?}", told.warnings());
 }
+
+#[tokio::test]
+async fn a_registry_that_redirects_to_a_store_that_is_down_has_answered() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let to = format!("http://{closed}{{target}}");
+    let options_of_server = Options::default().fault(When::get("/blobs/"), Action::redirect(307, &to));
+    let server = server(options_of_server.fault(When::any(), Action::status(503)));
+    let (mut options, told) = options();
+    options.retries = Some(0);
+    let registry = with(options, &server.host());
+    for number in 0..12 {
+        registry.manifest(&format!("bad{number}"), &tag("1")).await.unwrap_err();
+        let error = fetch(&registry, "a/b", &layer(b"{}")).await.unwrap_err();
+        assert!(error.full().contains(&closed.to_string()), "{error:?}");
+    }
+    assert_eq!(server.count("GET", "/manifests/"), 12, "{}", server.transcript());
+    let warnings = told.warnings();
+    let left = warnings.iter().filter(|text| text.contains("not asked again"));
+    let left: Vec<&String> = left.collect();
+    assert!(
+        left.len() == 1 && left[0].contains(&format!("`{closed}` is not asked again")),
+        "{warnings:?}"
+    );
+}

@@ -7,6 +7,7 @@ mod manifests;
 mod one_place;
 mod pieces;
 mod proof;
+mod refused_writes;
 mod strategies;
 
 use crate::client::{Memory, client, layer, noise};
