@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Kind};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::RawManifest;
+use crate::image::manifest::{Index, RawManifest, View};
 use crate::image::tree::{LeftOut, Lookup};
 
 /// Maximum number of referrers that are read for one subject, and maximum number for one image.
@@ -41,6 +41,15 @@ pub(super) enum TagContent {
     Manifest(Arc<RawManifest>),
     /// The tag exists, and what it points at does not exist ([`Kind::NotFound`]) or cannot be carried. The digest may be known.
     Unreadable(Option<Digest>, Error),
+}
+
+/// Returns the list of referrers of a manifest that its tag holds; `None` if the tag holds something else.
+/// Earlier versions of this program pushed images without a tag to this tag.
+pub(super) fn as_list<'a>(manifest: &'a RawManifest, of: &Digest) -> Option<&'a Index> {
+    match manifest.view() {
+        View::Index(index) if manifest.digest() != of => Some(index),
+        _ => None,
+    }
 }
 
 /// Returns the referrer under a tag of cosign.

@@ -12,14 +12,15 @@ use tokio::sync::OnceCell;
 
 use super::fetch::Fetcher;
 use super::found_referrer::{
-    DANGLING, Found, MAX_REFERRERS, MAX_TOGETHER, TagContent, beside, left_out, more_than_read, too_large_together,
+    DANGLING, Found, MAX_REFERRERS, MAX_TOGETHER, TagContent, as_list, beside, left_out, more_than_read,
+    too_large_together,
 };
 use super::permits::Permits;
 use crate::error::{Error, Kind, Result};
 use crate::image::budget::Held;
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
-use crate::image::manifest::{MAX_MANIFEST, View};
+use crate::image::manifest::MAX_MANIFEST;
 use crate::image::reference::Target;
 use crate::image::referrer::{SUFFIXES, check_listed_fields, subject, tag_beside};
 use crate::image::tree::Lookup;
@@ -186,7 +187,9 @@ impl RepositoryReferrers {
         let of_tags = self.of_tags(fetcher, repository, known, subject);
         let (from_api, contents) = join(from_api, of_tags).await;
         let mut contents = contents?;
-        let is_listed = contents.0.iter().any(|list| matches!(list, TagContent::Manifest(_)));
+        let is_list =
+            |content: &TagContent| matches!(content, TagContent::Manifest(found) if as_list(found, digest).is_some());
+        let is_listed = contents.0.iter().any(is_list);
         let from_api = match from_api {
             // The registry keeps the list of this manifest under the tag.
             Err(error) if error.kind() == Kind::Unsupported && is_listed => None,
@@ -267,22 +270,20 @@ impl RepositoryReferrers {
     ) -> Result<()> {
         let tag = of.referrers_tag();
         match content {
-            TagContent::Manifest(list) => match list.view() {
-                // Earlier versions of this program pushed images without a tag to this tag; such an image is no list of
-                // referrers.
-                View::Index(index) if list.digest() != of => {
+            TagContent::Manifest(list) => match as_list(&list, of) {
+                Some(index) => {
                     let entries = index.entries.iter().map(|entry| entry.descriptor.clone());
                     let mut entries: Vec<Descriptor> = entries.collect();
                     found.extend(more_than_read(of, entries.len() > MAX_REFERRERS));
                     entries.truncate(MAX_REFERRERS);
                     self.read(fetcher, repository, of, entries, listed, found).await?;
                 }
-                _ if list.digest() == of => {
+                None if list.digest() == of => {
                     found.push(Found::NoList(format!(
                         "tag `{tag}` holds the image itself, which is no list of referrers"
                     )));
                 }
-                _ => found.push(Found::NoList(format!(
+                None => found.push(Found::NoList(format!(
                     "tag `{tag}` holds an image, which is no list of referrers"
                 ))),
             },

@@ -4,7 +4,7 @@ use super::super::support::cli::{Output, wait_until};
 use super::super::support::image::Style;
 use super::super::support::images::{multi, small};
 use super::super::support::{Action, Cli, Double, Gate, When};
-use super::{BUNDLE, Signed, beside, cli, names, refer, registry, signed};
+use super::{BUNDLE, OCI_INDEX, Signed, beside, cli, names, refer, registry, signed};
 
 /// Words of the error of an image.
 const WORDS: &str = "although the registry lists what refers to other manifests of this repository";
@@ -224,4 +224,24 @@ fn an_image_in_doubt_is_searched_again_although_a_tag_of_its_repository_is_silen
         "{}",
         source.transcript()
     );
+}
+
+#[test]
+fn an_image_under_the_tag_of_a_list_is_no_list_that_a_registry_may_lack() {
+    let (cli, source) = (cli(), registry(true));
+    let signed = signed(&source);
+    let root = &signed.image.root;
+    source.add_fault(When::get("/referrers/").and(&root.digest), Action::status(400));
+    let tag = super::tag_of(root, "");
+    for image in [&signed.image, &small(Style::Oci, "linux/amd64", "no list")] {
+        image.push(&source, "team/app", &tag);
+        let out = cli.run(&["export", &names(&source), "-o", "b.tar"]);
+        assert_eq!(out.code, Some(1), "{}", out.stderr);
+        assert!(out.stderr.contains(WORDS), "{}", out.stderr);
+    }
+    let empty = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}"#);
+    source
+        .store()
+        .put_manifest("team/app", Some(&tag), OCI_INDEX, empty.into());
+    cli.succeed(&["export", &names(&source), "-o", "b.tar"]);
 }
