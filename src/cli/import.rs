@@ -1,6 +1,6 @@
 //! `docker-mirror import`: pushes the images of bundles to a registry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -80,13 +80,15 @@ impl Arguments {
     }
 }
 
+/// Returns whether a bundle can be read only once.
+fn is_pipe(path: &Path) -> bool {
+    is_stdin(path) || (path.exists() && !path.is_file() && !path.is_dir())
+}
+
 /// Verifies the bundles without a registry.
 async fn verified(arguments: &Arguments, progress: Progress) -> Result<Verification> {
     let (paths, names) = (arguments.bundles.clone(), arguments.name.clone());
-    if let Some(pipe) = paths
-        .iter()
-        .find(|path| path.as_os_str() == "-" || (path.exists() && !path.is_file() && !path.is_dir()))
-    {
+    if let Some(pipe) = paths.iter().find(|path| is_pipe(path)) {
         let what = format!(
             "`{}` can be read once, so that it cannot be verified by `--verify` or `--want`",
             quote(pipe)
@@ -134,7 +136,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     let want = OutputFile::new("--want", "want-list", WANT_START, arguments.want.as_deref())?;
     let Some(want) = want else {
         let (bundles, verified) = (arguments.bundles.clone(), arguments.verify);
-        let outcome = import_all(arguments).await;
+        let mut is_from_registry = None;
+        let outcome = import_all(arguments, &mut is_from_registry).await;
         // Only blobs can be listed: not a document of the archive that cannot be read.
         let may_want = match &outcome {
             Ok(outcome) => *outcome == Outcome::Damaged,
@@ -147,7 +150,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
         if verified || !may_want {
             return outcome;
         }
-        return match (outcome, read_blocking(move || want_hint(&bundles)).await?) {
+        let hint = read_blocking(move || want_hint(&bundles, is_from_registry)).await;
+        // An error of the hint says nothing about the import.
+        return match (outcome, hint.ok().flatten()) {
             (Ok(outcome), Some(hint)) => {
                 say(format!("hint: {hint}"));
                 Ok(outcome)
@@ -161,7 +166,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
     };
     // A failed import is followed by a verification, which lists every damaged or missing blob for the want-list.
     let again = arguments.clone();
-    let outcome = import_all(arguments).await;
+    let outcome = import_all(arguments, &mut None).await;
     let (list, is_sound) = match &outcome {
         Ok(Outcome::Success) => (WantList::default(), true),
         Err(error) if error.kind() == Kind::Usage => return outcome,
@@ -185,16 +190,19 @@ pub(super) async fn run(arguments: Arguments) -> Result<Outcome> {
 
 /// Returns how to fetch only the damaged blobs; `None` where a want-list would have none: for a pipe, which cannot be read again,
 /// and for archives in the format of `docker save`, whose layers no registry has.
-fn want_hint(bundles: &[PathBuf]) -> Option<String> {
-    if bundles.iter().any(|path| is_stdin(path)) {
+/// `is_from_registry` is what the import set, or `None` if it could not open the bundles.
+fn want_hint(bundles: &[PathBuf], is_from_registry: Option<bool>) -> Option<String> {
+    if bundles.iter().any(|path| is_pipe(path)) {
         return None;
     }
     let options = OpenOptions {
         sum: false,
+        // A hint is not worth the time and the disk to unpack a compressed archive once more.
+        temp_dir: None,
         ..open_options(Vec::new(), Progress::silent())
     };
-    let bundle = Bundle::open(bundles, &options).ok()?;
-    if bundle.images().iter().all(|image| image.rebuilt) {
+    let opens = |path: &PathBuf| Bundle::open_front(path, &options).is_ok_and(|bundle| has_registry_image(&bundle));
+    if !is_from_registry.unwrap_or_else(|| bundles.iter().any(opens)) {
         return None;
     }
     let bundles = few_with(bundles.iter().map(|path| quote(path).to_string()), " ");
@@ -203,7 +211,13 @@ fn want_hint(bundles: &[PathBuf]) -> Option<String> {
     ))
 }
 
-async fn import_all(arguments: Arguments) -> Result<Outcome> {
+/// Returns whether a bundle has an image that was not made from an archive in the format of `docker save`.
+fn has_registry_image(bundle: &Bundle) -> bool {
+    bundle.images().iter().any(|image| !image.rebuilt)
+}
+
+/// Imports the bundles. Sets `is_from_registry` to the result of [`has_registry_image`] once they are open.
+async fn import_all(arguments: Arguments, is_from_registry: &mut Option<bool>) -> Result<Outcome> {
     only_pipe(&arguments.bundles)?;
     let unfinished: Vec<String> = warnings_of_unfinished(&arguments.bundles).collect();
     unfinished.iter().for_each(|warning| say(format!("warning: {warning}")));
@@ -258,6 +272,7 @@ async fn import_all(arguments: Arguments) -> Result<Outcome> {
         Kind::NotFound | Kind::Unsupported => error.with_kind(Kind::Usage),
         _ => error,
     })?;
+    *is_from_registry = Some(has_registry_image(&bundle));
     let bundle = Arc::new(bundle);
     let report = match rest {
         Some(rest) => {

@@ -26,10 +26,13 @@ use crate::bundle::read::summed::VerifiedFile;
 use crate::bundle::read::{Bundle, BundledImage};
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
+use crate::image::budget::{Budget, NAME};
 use crate::image::digest::Digest;
+use crate::image::manifest::View;
 use crate::image::narrow::narrow as narrow_tree;
 use crate::image::platform::PlatformFilter;
 use crate::image::reference::Reference;
+use crate::image::referrer::parse_tag_beside;
 use crate::image::tree::{ImageTree, IndexMode, platform_list};
 use crate::inventory::images::missing_in_words;
 use crate::progress::{Progress, human_bytes};
@@ -348,11 +351,18 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
         // An image with a cosign tag is pushed as an image of its own only if no other image claims it as an attachment. So
         // images with a cosign tag come last.
         let (images, beside): (Vec<_>, Vec<_>) = images.partition(|(_, image)| image.attached_to.is_none());
+        let mut whole_subjects: Option<HashSet<Subject>> = None;
         for (place, image) in images.into_iter().chain(beside) {
-            // An image that failed has claimed none, and its signature is not pushed without it.
-            let is_of_failed = image.attached_to.is_some() && failed.contains(&image.name.name());
-            if is_of_failed || !attacher.is_separate(place, image, platforms) {
+            if !attacher.is_separate(place, image, platforms) {
                 continue;
+            }
+            // An image that failed has claimed none, and its signature is not pushed without it. What a whole image of the
+            // repository lists is no signature of another one.
+            if image.attached_to.is_some() && failed.contains(&image.name.name()) {
+                let whole = whole_subjects.get_or_insert_with(|| listed_by_whole(&trees, &failed, bundle.budget()));
+                if !whole.contains(&subject_of(image)) {
+                    continue;
+                }
             }
             if image.attached_to.is_some() && !separate.insert(&image.name) {
                 let what = "the bundles hold two of this name, and the image that they belong to cannot be used";
@@ -387,6 +397,37 @@ async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Resu
         (trees, reserved)
     };
     blocking(work).await
+}
+
+/// The repository of a manifest, and its referrers tag.
+type Subject = (String, String);
+
+/// Returns the subject of an image with a cosign tag.
+fn subject_of(image: &BundledImage) -> Subject {
+    let subject = image.name.tag().and_then(parse_tag_beside);
+    let subject = subject.map(|(subject, _)| subject.to_owned());
+    (image.name.name(), subject.unwrap_or_default())
+}
+
+/// Returns the manifests that the indexes of whole images list, of the repositories with an image that `failed`, as far as the
+/// memory budget allows.
+fn listed_by_whole(trees: &[ReadImage], failed: &HashSet<String>, budget: &Budget) -> HashSet<Subject> {
+    let mut listed = HashSet::new();
+    for tree in trees.iter().filter_map(|(_, tree)| tree.as_ref().ok()) {
+        let repository = tree.source.name();
+        if !failed.contains(&repository) {
+            continue;
+        }
+        for manifest in tree.own_manifests() {
+            let View::Index(index) = manifest.view() else { continue };
+            if budget.take(index.entries.len() as u64 * NAME).is_err() {
+                return listed;
+            }
+            let digests = index.entries.iter().map(|entry| &entry.descriptor.digest);
+            listed.extend(digests.map(|digest| (repository.clone(), digest.referrers_tag())));
+        }
+    }
+    listed
 }
 
 /// Returns a copy of a tree under the name of `image`.

@@ -3,10 +3,12 @@
 
 use std::fs::File;
 
+use super::support::cli::{Output, wait_until};
+use super::support::fault::{Action, When};
 use super::support::image::{Image, Style};
 use super::support::images::{greeting, linux_and_windows, multi, shared_base, sized};
 use super::support::layout::{Tar, append, blob_name, write_layout};
-use super::support::{Double, Entry, Options};
+use super::support::{Double, Entry, Gate, Options};
 use super::{Cli, cli};
 
 /// A bundle of the program's own, with the fixture.
@@ -211,7 +213,6 @@ fn several_images_arrive_in_the_order_of_the_bundle() {
 
 #[test]
 fn a_destination_that_says_yes_to_everything_is_found_out() {
-    use super::support::fault::{Action, When};
     let cli = cli();
     let file = bundle(&cli);
     let target = Double::start(Options::default().fault(When::any(), Action::html()));
@@ -278,4 +279,26 @@ fn a_standard_input_through_which_nothing_comes_is_told() {
         drop(child.stdin.take());
         assert!(!child.wait().unwrap().success(), "{command:?}");
     }
+}
+
+#[test]
+fn the_hint_about_a_damaged_bundle_needs_no_second_reading() {
+    let (cli, target, gate) = (cli(), Double::new(), Gate::closed());
+    let file = bundle(&cli);
+    let victim = greeting().documents_of("linux")[0].json()["layers"][0]["digest"].clone();
+    let victim = victim.as_str().unwrap();
+    Tar::open(&cli.path(&file)).flip(&blob_name(victim));
+    target.add_fault(When::any(), Action::Hold(gate.clone()));
+    let host = target.host();
+    let arguments = ["import", &file, "-d", &host];
+    let child = cli.spawn(&arguments);
+    wait_until("the registry is asked", || gate.arrived() > 0);
+    std::fs::remove_file(cli.path(&file)).unwrap();
+    gate.open();
+    Output::new(&child.wait_with_output().unwrap(), &arguments)
+        .expect_code(5)
+        .says(&[
+            victim,
+            "hint: `docker-mirror verify bundle.tar --want want.txt` lists what is damaged",
+        ]);
 }

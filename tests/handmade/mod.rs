@@ -136,6 +136,12 @@ impl Maker {
         self.blobs.remove(digest).expect("no such blob");
     }
 
+    /// Takes the first layer of an image out.
+    pub fn remove_layer(&mut self, image: &Value) {
+        let manifest: Value = serde_json::from_slice(&self.blobs[&digest(image)]).unwrap();
+        self.remove(&digest(&manifest["layers"][0]));
+    }
+
     /// Flips a bit in the middle of a blob.
     pub fn corrupt(&mut self, digest: &str) {
         let bytes = self.blobs.get_mut(digest).expect("no such blob");

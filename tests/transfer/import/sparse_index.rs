@@ -1,10 +1,11 @@
 //! An index of which platforms are absent.
 
-use super::handmade::{Maker, Opened, assert_complete, noise, request, run, run_well};
+use super::handmade::{Maker, Opened, assert_complete, digest, noise, registries, request, run, run_well};
 use super::support::fault::{Action, When};
 use super::support::{Double, Options};
 use docker_mirror::{
-    IndexMode,
+    IndexMode, Progress, ReferrerChoice,
+    import::{Selection, import},
     push::{Form, Outcome},
 };
 
@@ -87,5 +88,40 @@ async fn a_refused_sparse_index_gives_way_to_the_filtered_one_and_the_report_say
             (report.images[0].index, report.images[0].outcome),
             (Some(Form::Filtered), Outcome::Unchanged)
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signature_of_an_absent_platform_is_pushed_although_another_tag_is_broken() {
+    let mut maker = Maker::default();
+    let broken = maker.image("linux/amd64", &[&noise(4, 3000)]);
+    maker.name("docker.io/team/app:2", &broken);
+    let kept = [maker.image("linux/amd64", &[&noise(1, 3000)])];
+    let dropped = [maker.image("windows/amd64", &[&noise(3, 3000)])];
+    let tag_of = |subject: &str| format!("{}.sig", subject.replace(':', "-"));
+    let signed = [digest(&dropped[0]), digest(&broken)].map(|subject| tag_of(&subject));
+    maker.name_sparse("docker.io/team/app:1", &kept, &dropped);
+    for (number, tag) in signed.iter().enumerate() {
+        let signature = maker.image("linux/amd64", &[&noise(5 + number as u64, 100)]);
+        maker.name(&format!("docker.io/team/app:{tag}"), &signature);
+    }
+    let is_whole = maker.clone();
+    maker.remove_layer(&broken);
+    for (maker, is_broken) in [(is_whole, false), (maker, true)] {
+        let registry = Double::new();
+        let select = Selection {
+            referrers: ReferrerChoice::all(),
+            ..Selection::default()
+        };
+        let (opened, registries, progress) = (maker.open(), registries(), Progress::silent());
+        let report = import(opened.bundle.clone(), select, request(&registry), &registries, progress);
+        let report = report.await.unwrap();
+        let failed = report.images.iter().filter(|image| image.error.is_some());
+        assert_eq!(failed.count(), usize::from(is_broken), "{report:#?}");
+        let tags = super::tags(&registry, "mirror/team/app");
+        let has = |tag: &str| tags.iter().any(|there| there == tag);
+        // The signature of the broken image is not pushed without it.
+        assert!(has("1") && has(&signed[0]), "{tags:?} {report:#?}");
+        assert_eq!((has("2"), has(&signed[1])), (!is_broken, !is_broken), "{tags:?}");
     }
 }
