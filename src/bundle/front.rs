@@ -47,7 +47,7 @@ impl Front {
         self.documents.push(Document {
             name,
             size: text.len() as u64,
-            deflated: deflated.map_err(not_compressed)?.into(),
+            deflated: deflated.map_err(compression_error)?.into(),
         });
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Front {
             loop {
                 let room = (PIECE - piece.len()) as u64;
                 let filled = current.by_ref().take(room).read_to_end(&mut piece);
-                filled.map_err(not_compressed)?;
+                filled.map_err(compression_error)?;
                 if piece.len() == PIECE {
                     break;
                 }
@@ -105,7 +105,7 @@ fn member<'a>(name: &str, size: u64, content: impl Read + Send + 'a) -> Result<M
     Ok((length, Box::new(bytes)))
 }
 
-fn not_compressed(error: io::Error) -> Error {
+fn compression_error(error: io::Error) -> Error {
     Error::internal("a document of the bundle cannot be compressed and read again").with_source(error)
 }
 

@@ -218,8 +218,8 @@ fn notes(image: &ImageReport, dry_run: bool, left_out: &mut LeftOutPlatforms) {
         _ => Choice::Whole,
     };
     // For the smaller index in place of a refused one, a warning says it.
-    let is_told = image.index == Some(Form::Fallback);
-    if let (Some(original), Some(pushed), false) = (&image.original, &image.pushed, is_told) {
+    let has_warning = image.index == Some(Form::Fallback);
+    if let (Some(original), Some(pushed), false) = (&image.original, &image.pushed, has_warning) {
         left_out.add(name, choice, (original, pushed), &image.dropped);
     }
     if image.rebuilt {

@@ -25,7 +25,7 @@ const MAX_TAGS: u64 = 48 << 20;
 const TAG: u64 = 48;
 
 /// Reason for leaving out the tags that list the referrers of a manifest.
-const LISTS: &str = "a list of what refers to an image is no image, and what it lists travels with the image";
+const LISTS: &str = "a list of referrers is not an image; its referrers are copied with the image";
 
 /// An image that the user requests.
 #[derive(Debug, Clone)]

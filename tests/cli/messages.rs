@@ -2,6 +2,7 @@
 //!
 //! After an intended change: `INSTA_UPDATE=always cargo test --test cli messages`, then read the difference.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::process::Command;
 use super::support::cli::{Output, wait_until};
 use super::support::fault::{Action, When};
 use super::support::image::Style;
-use super::support::images::{greeting, helm_chart, linux_and_windows};
+use super::support::images::{greeting, helm_chart, linux_and_windows, small};
 use super::support::layout::{Tar, blob_name, write_layout};
 use super::support::tls::{Authority, ServerTls};
 use super::support::{Auth, Double, Gate, Immutable, Options, PullLimit};
@@ -25,7 +26,7 @@ What the program says when something is not as it should be, and what to do then
 A line begins with what it is: `error:` (something was not done), `warning:` (it was done, and you should know), `note:` (for your
 information), `hint:` (what you can do). Of several images that fail, each has a line of its own below the error, with its hint
 below that; what has the same cause is told once. Results go to standard output, messages to standard error. Search this page
-for words of the message that do not name an image or a host.
+for words of the message that do not name an image or a host. The last section has the texts of all warnings.
 ";
 
 /// A page under construction, and a user whose runs are on it.
@@ -298,6 +299,91 @@ fn pulls(page: &mut Page, source: &Double) {
     );
 }
 
+/// Mirrors an image whose registry begins to list referrers only after the image was pushed.
+fn late_referrers(page: &mut Page, target: &Double) {
+    let late = page.registry("late.example.com", Options::default());
+    let gate = Gate::closed();
+    small(Style::Oci, "linux/amd64", "early").push(&late, "team/app", "1");
+    small(Style::Oci, "linux/amd64", "late").push(&late, "team/late", "1");
+    late.add_fault(When::get("/team/app/referrers/").first(1), Action::status(404));
+    late.add_fault(When::path("/team/late/manifests/1"), Action::Hold(gate.clone()));
+    let (host, images) = (
+        target.host(),
+        ["app", "late"].map(|name| format!("{}/team/{name}:1", late.host())),
+    );
+    let arguments = ["-d", &host, &images[0], &images[1]];
+    let child = page.cli.spawn(&arguments);
+    wait_until("the first image is pushed", || {
+        target.manifest("team/app", "1").is_some()
+    });
+    gate.open();
+    let output = Output::new(&child.wait_with_output().unwrap(), &arguments);
+    let meaning = "Run it again: the referrers are pushed then.";
+    page.shown("a registry that begins to list referrers", meaning, &arguments, &output);
+}
+
+/// Lists the texts of the warnings in the source. What a run puts into a text is shown as `…`.
+fn warnings(page: &mut Page) {
+    page.section("All warnings");
+    page.text += "\nA warning names what was done although something was wrong. These are the texts, with `…` for names, numbers and causes.\n\n";
+    let mut found = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.to_string_lossy().ends_with("_tests.rs") => {}
+                false => found.extend(warnings_in(&fs::read_to_string(&path).unwrap())),
+            }
+        }
+    }
+    assert!(found.len() > 50, "{found:#?}");
+    found.into_iter().for_each(|text| page.text += &format!("- {text}\n"));
+}
+
+/// Returns the texts of the warnings in a source file: the literals in calls that warn, and those that begin with `warning: `.
+fn warnings_in(source: &str) -> Vec<String> {
+    const CALLS: [&str; 4] = [".warn(", "warn_once(", "warnings.push(", "\"warning: "];
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut texts = Vec::new();
+    for (at, call) in CALLS.iter().flat_map(|call| source.match_indices(call)) {
+        let literal = match call.strip_prefix('"') {
+            Some(_) => Some(&source[at + call.len()..]),
+            None => {
+                let (before, literal) = source[at + call.len()..].split_once('"').unwrap_or_default();
+                // Other calls before the literal mean that the text comes from elsewhere.
+                let is_own = matches!(before.trim(), "" | "format!(");
+                is_own.then_some(literal)
+            }
+        };
+        texts.extend(literal.and_then(template));
+    }
+    texts
+}
+
+/// Returns the text of a literal of Rust from behind its first quote, with `…` in place of each placeholder; `None` if it has no words.
+fn template(literal: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut characters = literal.chars().peekable();
+    loop {
+        match characters.next()? {
+            '"' => break,
+            '\\' => match characters.next()? {
+                '\n' => while characters.next_if(|next| next.is_whitespace()).is_some() {},
+                other => text.push(other),
+            },
+            '{' if characters.next_if_eq(&'{').is_none() => {
+                while characters.next()? != '}' {}
+                text.push('…');
+            }
+            other => text.push(other),
+        }
+    }
+    text.chars().filter(|c| c.is_ascii_lowercase()).nth(10)?;
+    Some(text)
+}
+
 fn bundles(page: &mut Page) {
     page.section("Bundles");
     let import = |file: &'static str| ["import", file, "-d", "registry.example.com/mirror"];
@@ -404,15 +490,16 @@ fn pushes(page: &mut Page) {
         "The first upload is checked: the tag was not written.",
         &["import", "one.tar", "-d", &partial.host(), "-j", "1"],
     );
-    let small = Options {
+    late_referrers(page, &target);
+    let limited = Options {
         max_body: Some(10),
         ..Options::default()
     };
-    let small = page.registry("nginx.example.com", small);
+    let nginx = page.registry("nginx.example.com", limited);
     page.message(
         "a proxy with a limit for bodies",
         "Smaller pieces were tried before.",
-        &["import", "one.tar", "-d", &small.host(), "-j", "1"],
+        &["import", "one.tar", "-d", &nginx.host(), "-j", "1"],
     );
 }
 
@@ -464,5 +551,6 @@ fn the_page_of_messages_is_what_the_program_says() {
     bundles(&mut page);
     pushes(&mut page);
     ends(&mut page);
+    warnings(&mut page);
     page.check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/messages.md"));
 }

@@ -19,7 +19,7 @@ use crate::image::tree::LeftOut;
 use crate::text::{LISTED, byte_count, few, few_with};
 
 /// Hint for links that lead out of an archive.
-pub(super) const FOLLOW_LINKS: &str = "only links that stay inside are followed, and of an archive only relative ones: copy the folder with what its links lead to \
+pub(super) const FOLLOW_LINKS: &str = "only links that stay inside are followed, and of an archive only relative ones: copy the folder and the targets of its links \
      (`cp -rL FOLDER COPY`), or archive it so (`tar -chf FILE -C FOLDER .`)";
 
 /// Why a named pipe, a socket or a device in a folder is not read.

@@ -63,7 +63,7 @@ pub(super) async fn restore_dropped(
     left: &mut LeftReferrers,
 ) -> Result<()> {
     let tree = putter.item.tree.clone();
-    // Each round reads what the round before it wrote, and the last one finds nothing missing.
+    // Each round reads what the round before it wrote. The last of ROUNDS rounds may still leave entries missing.
     for _ in 0..ROUNDS {
         let tags = std::mem::take(&mut effects.written_tags);
         effects.unlisted.append(&mut effects.written_lists);

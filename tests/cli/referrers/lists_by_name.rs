@@ -47,10 +47,7 @@ fn a_pattern_leaves_out_lists_of_referrers() {
     let host = source.host();
     let signature = tag_of(&root, ".sig");
     let out = cli.succeed(&["export", "-o", "b.tar", &format!("{host}/team/app:sha256-*")]);
-    out.says(&[
-        "1 tag left out: a list of what refers to an image is no image",
-        &signature,
-    ]);
+    out.says(&["1 tag left out: a list of referrers is not an image", &signature]);
     cli.succeed(&["verify", "b.tar"]);
     cli.succeed(&["export", "-o", "c.tar", &format!("{host}/team/app:*")]);
     let record = Tar::open(&cli.path("c.tar")).json("docker-mirror.json");
