@@ -178,6 +178,23 @@ fn the_destination_is_told_of_once_for_all_images() {
 }
 
 #[test]
+fn a_destination_that_refuses_what_is_pushed_alone_is_told_once_for_all_images() {
+    let (cli, source) = (cli(), Double::new());
+    fill(&source);
+    export(&cli, &images(&source.host()), &[]).expect_code(0);
+    for (refused, kind) in [("/manifests/", "manifests"), ("/blobs/uploads/", "blobs")] {
+        let target = Double::start(Options::default().fault(When::put(refused), Action::status(503)));
+        let arguments = ["import", "b.tar", "-d", &target.host(), "--retries", "1", "-j", "2"];
+        let cause = format!("`{}` answered 503 Service Unavailable", target.host());
+        let words = format!("{cause}; no further {kind} are sent to `{}` for a while", target.host());
+        let output = told_once(cli.run(&arguments), 1, &cause).says(&[&words]);
+        // Ten images fail before, with one retry each, and some more are begun.
+        let puts = target.count("PUT", refused);
+        assert!(puts < 2 * IMAGES, "{puts}: {}", output.everything());
+    }
+}
+
+#[test]
 fn a_store_to_which_a_registry_redirects_is_told_once_for_all_images() {
     let stores = [
         (nobody(), None, "refused the connection"),
