@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use docker_mirror::{Error, Kind, Result, Stop};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
@@ -11,6 +12,10 @@ use super::command_line::Cli;
 use super::exit::{self, Outcome, Signal};
 use super::report::Reporting;
 use super::{connection, memory, output, parse, plugin, printer};
+
+/// Number of open files for runs with many registries. Programs that this one starts, such as credential helpers, inherit the limit,
+/// and some of them close each possible file, so that it is not much larger.
+const OPEN_FILES: u64 = 4096;
 
 /// Runs the work of a command and returns its exit code, also if a signal or `--timeout` ends it.
 pub(super) fn run_to_end<F>(
@@ -192,11 +197,27 @@ const ONE_KEY: Duration = Duration::from_secs(1);
 /// Maximum time to write the last message and the report of an interrupted run.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Raises the limit on open files as far as this user may, up to [`OPEN_FILES`]. The limit of a shell is meant for programs that
+/// cannot handle more, and connections to many registries at a time exceed it.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // No value stands for no limit.
+    let (Some(current), most) = (limit.current, limit.maximum.unwrap_or(u64::MAX)) else {
+        return;
+    };
+    if current < OPEN_FILES.min(most) {
+        let current = Some(OPEN_FILES.min(most));
+        // Without the right to raise it, the run has fewer connections.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
+    }
+}
+
 /// Starts two runtimes: one watches for signals and the time limit, the other does the work. Working threads that wait for a
 /// terminal, a pipe or a disk can then not block the watch. The function first tries to open sixteen files, since
 /// a runtime without enough file descriptors for its signals panics instead of returning an error.
 fn start() -> std::io::Result<(Runtime, impl Future<Output = (Signal, Error)>, Runtime)> {
     const NEEDED: usize = 16;
+    allow_open_files();
     let open = |_| std::fs::File::open("/dev/null");
     let all = (0..NEEDED).map(open).collect::<std::io::Result<Vec<_>>>();
     if let Err(error) = all.map(drop)
