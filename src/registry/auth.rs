@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use reqwest::header::HeaderValue;
@@ -31,12 +30,9 @@ const MAX_SLOTS: usize = 1024;
 /// A transfer of many images must not lock the account.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
-/// Maximum number of consecutively refused requests without a login.
+/// Maximum number of repositories that are requested without a login if the host refuses all of them.
 /// Applies to a host that wants a login with every request.
-const MAX_WITHOUT_LOGIN: u32 = 3;
-
-/// Mark of a host that has served a request without a login, and so has public repositories.
-const SERVED: u32 = u32::MAX;
+const MAX_WITHOUT_LOGIN: usize = 3;
 
 /// Authorization state of one host.
 #[derive(Debug)]
@@ -47,8 +43,9 @@ pub(super) struct Authenticator {
     challenge: Mutex<Option<(Challenge, Zone)>>,
     slots: Mutex<HashMap<String, Arc<tokio::sync::Mutex<TokenSlot>>>>,
     logins: Logins,
-    /// Number of consecutively refused requests without a login; [`SERVED`] once such a request was served.
-    refused_without_login: AtomicU32,
+    /// Repositories that the host refused without a login, at most [`MAX_WITHOUT_LOGIN`]; `None` once it has served a request
+    /// without a login, and so has public repositories.
+    refused_without_login: Mutex<Option<Vec<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -116,7 +113,7 @@ impl Authenticator {
             challenge: Mutex::new(None),
             slots: Mutex::new(HashMap::new()),
             logins: Logins::default(),
-            refused_without_login: AtomicU32::new(0),
+            refused_without_login: Mutex::new(Some(Vec::new())),
         }
     }
 
@@ -334,7 +331,7 @@ impl Authenticator {
     ) {
         match authorization {
             Some(header) => self.logins.accepted(header),
-            None => self.refused_without_login.store(SERVED, Ordering::Relaxed),
+            None => *self.refused_without_login.lock() = None,
         }
         if let Some(WithoutLogin { error, stored: true }) = without_login {
             self.warn_without_login(context, error);
@@ -342,12 +339,14 @@ impl Authenticator {
     }
 
     /// Records the refusal of a request that was sent without a login for lack of a valid one.
-    pub(super) fn refused_without_login(&self) {
-        let _ = self
-            .refused_without_login
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
-                (count < SERVED - 1).then_some(count + 1)
-            });
+    pub(super) fn refused_without_login(&self, repository: &str) {
+        let mut refused = self.refused_without_login.lock();
+        if let Some(refused) = refused.as_mut()
+            && refused.len() < MAX_WITHOUT_LOGIN
+            && !refused.iter().any(|known| known == repository)
+        {
+            refused.push(repository.to_owned());
+        }
     }
 
     /// Allows a request without the login that failed with `error`.
@@ -363,8 +362,8 @@ impl Authenticator {
         scope: &Scope,
         error: Error,
     ) -> Result<WithoutLogin> {
-        let refused = self.refused_without_login.load(Ordering::Relaxed);
-        let hopeless = refused != SERVED && refused >= MAX_WITHOUT_LOGIN;
+        let refused = self.refused_without_login.lock().as_ref().map_or(0, Vec::len);
+        let hopeless = refused >= MAX_WITHOUT_LOGIN;
         let optional = context.options.login_is_optional && !scope.writes();
         if error.kind() != Kind::Unauthorized || !optional || !self.is_basic() || hopeless {
             return Err(error);

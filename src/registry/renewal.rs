@@ -93,7 +93,7 @@ impl Host {
         let without = attempt.without_login.as_ref();
         if status == StatusCode::UNAUTHORIZED {
             if let Some(without) = without {
-                self.auth.refused_without_login();
+                self.auth.refused_without_login(call.repository);
                 return Err(without.error.clone());
             }
         } else if !is_passing(status) {

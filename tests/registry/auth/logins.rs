@@ -262,6 +262,18 @@ async fn a_public_image_beside_a_private_one_needs_no_login() {
 }
 
 #[tokio::test]
+async fn many_tags_of_a_private_repository_hide_no_public_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = half_public();
+    let (registry, _) = stored(folder.path(), &server, &json!({}));
+    for number in 0..6 {
+        let private = registry.manifest("private/app", &tag(&number.to_string())).await;
+        assert_eq!(private.unwrap_err().kind(), Kind::Unauthorized);
+    }
+    registry.manifest("a/b", &tag("1")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_registry_that_serves_nothing_without_a_login_is_not_asked_so_for_each_image() {
     let folder = tempfile::tempdir().unwrap();
     let server = Double::start(Options::default().auth(Auth::basic("user", "s3cret")));
