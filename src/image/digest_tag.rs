@@ -1,7 +1,7 @@
 //! Checks tags that state a digest: such a tag may only belong to the image with that digest, or to its list of referrers.
 //!
-//! An image without a tag gets the tag `sha256-HEX-image`, which says of the image what a name with a digest says. Clients read
-//! what is under the tag `sha256-HEX` as the list of the referrers of that manifest (OCI distribution-spec, "Referrers Tag
+//! An image without a tag gets the tag `sha256-HEX-image`, which states the digest of the image. Clients read the manifest under
+//! the tag `sha256-HEX` as the list of the referrers of the manifest with that digest (OCI distribution-spec, "Referrers Tag
 //! Schema").
 
 use std::collections::HashMap;
@@ -51,8 +51,8 @@ pub(crate) fn check(name: &Reference, known: &[&Digest], is_list: impl Fn(&str) 
     Err(Error::new(Kind::Integrity, what))
 }
 
-/// Checks that a name that the user requests from a registry is not that of a list of referrers: what is listed travels with the
-/// image that it refers to, and a list of its own would be taken for that of the bundle.
+/// Checks that a name that the user requests from a registry is not that of a list of referrers: the referrers are copied with
+/// their image, and a list of its own would be taken for that of the bundle.
 ///
 /// # Errors
 /// [`Kind::Unsupported`] for such a list; those of [`check`] for anything else under such a tag.

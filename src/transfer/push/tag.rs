@@ -186,7 +186,7 @@ pub(crate) fn decide(
             Kind::Exists,
             format!("`{destination}` is a tag that lists what refers to another manifest; it holds {other} and is not overwritten"),
         )
-        .with_hint("omit this image: what is listed there travels with the image that it refers to, and is added to the list")),
+        .with_hint("omit this image: the listed referrers are copied with their images, and are added to the list")),
         OnExisting::Overwrite if is_beside => Err(Error::new(
             Kind::Exists,
             format!("`{destination}` is the tag of a signature, attestation or SBOM of an image; it holds {other} and is not overwritten"),
