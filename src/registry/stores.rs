@@ -25,7 +25,9 @@ impl Stores {
             // Servers that may be asked anyway make room first.
             let closed = breakers.iter().find(|(_, breaker)| breaker.error().is_none());
             let dropped = closed.or_else(|| breakers.iter().next()).map(|(name, _)| name.clone());
-            dropped.map(|name| breakers.remove(&name));
+            if let Some(name) = dropped {
+                breakers.remove(&name);
+            }
         }
         breakers.entry(server.to_owned()).or_default().clone()
     }
