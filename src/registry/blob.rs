@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use super::answer::{self, Answer};
 use super::blob_body::Body;
 use super::call::Call;
+use super::candidate::{Candidate, ReadPlace};
 use super::content_encoding::Encoding;
 use super::content_range;
 use super::failure::Failure;
-use super::host::Host;
 use super::limiter::{Permit, Use};
 use super::redact::{authority, printable};
 use super::refusal::Refusal;
@@ -35,19 +35,8 @@ pub enum WithoutRange {
     Skip,
     /// Fail with `Kind::NoRanges`.
     Refuse,
-}
-
-/// A repository on a host that may have a blob or manifest.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    pub(super) host: Arc<Host>,
-    pub(super) repository: String,
-}
-
-impl std::fmt::Display for Candidate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.host.name, self.repository)
-    }
+    /// Read the whole blob if the range begins where the blob does, and fail with `Kind::NoRanges` if not.
+    Extend,
 }
 
 /// Reader of a blob, or of a part of it.
@@ -99,6 +88,17 @@ impl BlobReader {
         range: Range<u64>,
         without_range: WithoutRange,
     ) -> Result<Self> {
+        Self::open_in(None, candidates, descriptor, range, without_range).await
+    }
+
+    /// Opens `range` of a blob as [`open`](Self::open) does, with a place at the first candidate.
+    pub(crate) async fn open_in(
+        place: Option<ReadPlace>,
+        candidates: Vec<Candidate>,
+        descriptor: &Descriptor,
+        range: Range<u64>,
+        without_range: WithoutRange,
+    ) -> Result<Self> {
         if range.start > range.end || range.end > descriptor.size {
             return Err(Error::internal(format!(
                 "bytes {}..{} of blob {} were asked for, which has {}",
@@ -116,7 +116,7 @@ impl BlobReader {
             without_range,
             ranges_refused: false,
             body: None,
-            permit: None,
+            permit: place.map(|place| place.0),
             asked_again: false,
             progress: BlobProgress::new(range.start, descriptor.size),
             waited: Duration::ZERO,
@@ -125,7 +125,16 @@ impl BlobReader {
         if reader.at < reader.end {
             reader.connect().await?;
         }
+        if reader.without_range == WithoutRange::Extend {
+            // The caller knows the end of the range from now on.
+            reader.without_range = WithoutRange::Refuse;
+        }
         Ok(reader)
+    }
+
+    /// Returns the offset after the last byte that the reader returns.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
     }
 
     /// Returns the next bytes; `None` after exactly the requested range.
@@ -330,7 +339,7 @@ impl BlobReader {
     /// does not want that.
     fn refused_range(&self, action: &str) -> Result<Option<Body>> {
         match self.without_range {
-            WithoutRange::Refuse => {
+            WithoutRange::Refuse | WithoutRange::Extend => {
                 let what = format!("{action}: the registry does not serve ranges");
                 Err(Error::new(Kind::NoRanges, what))
             }
@@ -338,12 +347,15 @@ impl BlobReader {
         }
     }
 
-    fn whole_body(&self, answer: Answer, action: &str, wanted: bool) -> Result<Body> {
+    fn whole_body(&mut self, answer: Answer, action: &str, wanted: bool) -> Result<Body> {
         let encoding = answer.encoding().filter(|_| self.is_encoded(&answer));
         if encoding.is_none() {
             self.check_length(&answer, action, self.descriptor.size)?;
         }
-        if !wanted {
+        if !wanted && self.without_range == WithoutRange::Extend && self.at == 0 {
+            self.end = self.descriptor.size;
+            self.without_range = WithoutRange::Skip;
+        } else if !wanted {
             self.refused_range(action)?;
         }
         Ok(self.body(answer, self.at, encoding))

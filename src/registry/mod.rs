@@ -17,6 +17,7 @@ mod breaker;
 mod cache;
 mod cache_record;
 mod call;
+mod candidate;
 mod challenge;
 mod content_encoding;
 mod content_range;
@@ -67,8 +68,8 @@ mod tunnel;
 mod types;
 pub(crate) mod upload;
 
-pub(crate) use blob::Candidate;
 pub use blob::{BlobReader, WithoutRange};
+pub(crate) use candidate::{Candidate, ReadPlace};
 pub(crate) use limiter::Lines;
 pub use limits::RateLimit;
 pub(crate) use login::is_required_or_missing;

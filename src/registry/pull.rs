@@ -8,8 +8,9 @@ use reqwest::{Method, StatusCode};
 
 use super::Registry;
 use super::answer::{Answer, other_json, web_page};
-use super::blob::{BlobReader, Candidate, WithoutRange};
+use super::blob::{BlobReader, WithoutRange};
 use super::call::Call;
+use super::candidate::Candidate;
 use super::content_encoding;
 use super::host::Host;
 use super::refusal::Refusal;

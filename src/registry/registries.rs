@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::blob::Candidate;
+use super::candidate::Candidate;
 use super::context::Context;
 use super::host::Host;
 use super::limiter::Lines;

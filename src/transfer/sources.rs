@@ -17,7 +17,7 @@ use crate::image::digest::Digest;
 use crate::image::reference::Reference;
 use crate::image::tree::ImageTree;
 use crate::progress::InFlight;
-use crate::registry::{BlobReader, Candidate, Presence, Registries, Registry, WithoutRange};
+use crate::registry::{BlobReader, Candidate, Presence, ReadPlace, Registries, Registry, WithoutRange};
 
 /// The source repositories of each blob, in the order in which the images were requested. A run has very many blobs, most of
 /// them with one source, so that lists of numbers take the place of a map.
@@ -185,15 +185,60 @@ impl Sources {
         without_range: WithoutRange,
         wrong_reads: usize,
     ) -> Result<SourceReader> {
-        let candidates = self.candidates(&blob.digest, wrong_reads)?;
-        let first = self.repositories(&blob.digest).next();
-        let in_flight = first.map(|it| it.registry.in_flight(&it.name));
-        let left = range.end.saturating_sub(range.start);
-        let opened = BlobReader::open(candidates, blob, range, without_range).await;
+        let opening = self.prepare(&blob.digest, wrong_reads)?;
+        opening.open(blob, range, without_range).await
+    }
+
+    /// Prepares the opening of a blob, for callers that choose the range when the request can be sent.
+    /// See [`open`](Self::open) for `wrong_reads`.
+    ///
+    /// # Errors
+    /// If no candidate has the blob.
+    pub(crate) fn prepare(&self, digest: &Digest, wrong_reads: usize) -> Result<Opening> {
+        let first = self.repositories(digest).next();
+        Ok(Opening {
+            candidates: self.candidates(digest, wrong_reads)?,
+            place: None,
+            in_flight: first.map(|it| it.registry.in_flight(&it.name)),
+        })
+    }
+}
+
+/// A blob that is about to be opened.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    candidates: Vec<Candidate>,
+    place: Option<ReadPlace>,
+    in_flight: Option<InFlight>,
+}
+
+impl Opening {
+    /// Waits for a place at the first candidate. A caller with a place must not wait for anything but the answer.
+    pub(crate) async fn wait_for_place(&mut self) {
+        if let Some(first) = self.candidates.first() {
+            self.place = Some(first.place().await);
+        }
+    }
+
+    /// Returns whether the number of connections to the first candidate grows fast.
+    pub(crate) fn is_growing(&self) -> bool {
+        self.candidates.first().is_some_and(Candidate::is_growing)
+    }
+
+    /// Opens a range of the blob. See [`Sources::open`].
+    pub(crate) async fn open(
+        self,
+        blob: &Descriptor,
+        range: Range<u64>,
+        without_range: WithoutRange,
+    ) -> Result<SourceReader> {
+        let start = range.start;
+        let opened = BlobReader::open_in(self.place, self.candidates, blob, range, without_range).await;
+        let reader = opened.map_err(|e| e.with_side(Side::Source))?;
         Ok(SourceReader {
-            reader: opened.map_err(|e| e.with_side(Side::Source))?,
-            left,
-            _in_flight: in_flight,
+            left: reader.end().saturating_sub(start),
+            reader,
+            _in_flight: self.in_flight,
         })
     }
 }
@@ -207,6 +252,11 @@ pub(crate) struct SourceReader {
 }
 
 impl SourceReader {
+    /// Returns the number of bytes to come: more than were asked for with [`WithoutRange::Extend`], if ranges are ignored.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// Returns the next bytes of the range, or `None` at its end.
     ///
     /// # Errors

@@ -120,6 +120,22 @@ async fn wrong_answers_to_a_range_are_answered_by_the_whole_blob() {
 }
 
 #[tokio::test]
+async fn a_server_that_ignores_a_range_at_the_start_may_send_the_whole_blob() {
+    let fault = Options::default().fault(When::get("/blobs/"), Action::IgnoreRange);
+    let (server, blob, bytes) = with_blob(fault, 100_000);
+    let (registry, _) = client(&server.host());
+    let open = |range| registry.blob("a/b", &blob, range, WithoutRange::Extend);
+    assert_eq!(read(open(0..10).await.unwrap()).await.unwrap(), bytes);
+    assert_eq!(server.requests().len(), 1, "{}", server.transcript());
+    assert_eq!(open(10..20).await.unwrap_err().kind(), Kind::NoRanges);
+
+    let (server, blob, bytes) = with_blob(Options::default(), 100_000);
+    let (registry, _) = client(&server.host());
+    let reader = registry.blob("a/b", &blob, 0..10, WithoutRange::Extend).await.unwrap();
+    assert_eq!(read(reader).await.unwrap(), bytes[..10], "ranges are served");
+}
+
+#[tokio::test]
 async fn a_page_in_place_of_a_range_is_a_failure() {
     let (server, blob, _) = with_blob(Options::default().fault(When::get("/blobs/"), Action::html()), 100_000);
     let (registry, _) = client(&server.host());

@@ -2,7 +2,7 @@
 
 use super::tools::{Export, blob_bytes_sent, check, noise, put_image};
 use crate::support::fault::{Action, When};
-use crate::support::{Double, End, sha256};
+use crate::support::{Double, End, Gate, sha256};
 
 const MIB: usize = 1 << 20;
 
@@ -23,9 +23,41 @@ fn no_ranges_and_a_body_that_breaks() {
         registry.add_fault(When::get(&layer).first(1), Action::Cut(700_000, End::Close));
         registry.forget_requests();
         assert!(export.bundle("b.tar", &[]) == plain, "{size}: other bytes");
-        // One probe for each connection at the start, one that breaks, and one that reads the whole layer.
+        // A request that breaks, and one that reads the whole layer.
         let most = 2 * size as u64 + 20 * MIB as u64;
         assert!(blob_bytes_sent(&registry) < most, "{size}: {}", registry.transcript());
+    }
+}
+
+#[test]
+fn a_registry_that_ignores_ranges_gets_one_request_for_a_huge_layer() {
+    let (registry, export, plain, layer) = one_layer(100 * MIB);
+    registry.add_fault(When::get(&layer), Action::IgnoreRange);
+    registry.forget_requests();
+    assert!(export.bundle("b.tar", &["-j", "8"]) == plain, "other bytes");
+    assert_eq!(registry.count("GET", &layer), 1, "{}", registry.transcript());
+}
+
+#[test]
+fn a_first_range_request_that_fails_or_hangs_holds_up_no_others() {
+    let (registry, export, plain, layer) = one_layer(100 * MIB);
+    let first = When::get(&layer).first(1);
+    let answered = Gate::closed();
+    for (name, fault) in [
+        ("refused", Action::status(503)),
+        ("broken", Action::End(End::Close)),
+        ("silent", Action::Hold(answered.clone())),
+    ] {
+        registry.clear_faults();
+        registry.add_fault(first.clone(), fault);
+        // The silent request is answered when another one has come.
+        registry.add_fault(When::get(&layer).nth(2), Action::Open(answered.clone()));
+        registry.forget_requests();
+        let file = format!("{name}.tar");
+        assert!(export.bundle(&file, &["-j", "8"]) == plain, "{name}: other bytes");
+        let layers = registry.requests_of("GET", &layer);
+        let sent: u64 = layers.iter().filter(|r| r.status == 206).map(|r| r.bytes_out).sum();
+        assert_eq!(sent, 100 * MIB as u64, "{name}: {}", registry.transcript());
     }
 }
 

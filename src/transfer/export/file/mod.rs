@@ -3,6 +3,7 @@
 
 mod export;
 mod journaled;
+mod part_size;
 mod prepare;
 mod relocate;
 mod scheduler;

@@ -42,8 +42,10 @@ impl fmt::Debug for Scheduler {
 /// The next step of a worker.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Fetch a part.
-    Part(Assignment),
+    /// Fetch the first part of a blob.
+    Open(Assignment),
+    /// Wait for a place at the registry, then fetch a part of an open blob.
+    Help(Help),
     /// Ask the scheduler again after its state has changed.
     Wait,
     /// All slots are finished.
@@ -57,6 +59,26 @@ pub(super) struct Assignment {
     /// Number by which the slot identifies this assignment.
     pub(super) id: u64,
     pub(super) part: Range<u64>,
+}
+
+/// An open blob that a worker is to help with.
+///
+/// The part is assigned once the worker has a place at the registry: a part that waits for a place would be fetched last.
+#[derive(Debug)]
+pub(super) struct Help {
+    pub(super) slot: Arc<Slot>,
+    /// Number by which the slot identifies the assignment.
+    pub(super) id: u64,
+    limit: Option<u64>,
+}
+
+impl Help {
+    /// Assigns the part, or `None` if other workers have taken all parts meanwhile. Called once.
+    /// `growing` says whether the number of connections to the registry grows.
+    pub(super) fn assign(&self, growing: bool) -> Option<Range<u64>> {
+        self.slot.stop_waiting(growing);
+        self.slot.assign(self.id, self.limit)
+    }
 }
 
 impl Scheduler {
@@ -79,22 +101,31 @@ impl Scheduler {
         let (id, limit) = (self.next_id, self.limit());
         let own = own.and_then(|own| self.open.get(&own.number));
         if let Some(slot) = own
-            && let Some(work) = assign(slot, id, limit)
+            && let Some(work) = help(slot, id, limit)
         {
             return work;
         }
         if let Some(slot) = self.queue.peek()
-            && let Some(work) = assign(slot, id, limit)
+            && let Some(part) = slot.assign(id, limit)
         {
+            let slot = slot.clone();
             self.open.extend(self.queue.next().map(|slot| (slot.number, slot)));
-            return work;
+            return Work::Open(Assignment { slot, id, part });
         }
+        self.next_help()
+    }
+
+    /// Returns the next work for a worker that opens no blob.
+    pub(super) fn next_help(&mut self) -> Work {
+        self.next_id += 1;
+        let (id, limit) = (self.next_id, self.limit());
         let mut open = self.open.values();
-        let assigned = match self.may_help() {
-            true => open.find_map(|slot| assign(slot, id, limit)),
+        let found = match self.may_help() {
+            true => open.find_map(|slot| help(slot, id, limit)),
             false => None,
         };
-        assigned.unwrap_or(match self.open.is_empty() {
+        let is_done = self.open.is_empty() && self.queue.peek().is_none();
+        found.unwrap_or(match is_done {
             true => Work::Done,
             false => Work::Wait,
         })
@@ -114,24 +145,25 @@ impl Scheduler {
         self.open.remove(&slot.number);
     }
 
-    /// Returns the maximum file offset at which an assigned part may start.
+    /// Returns the maximum file offset at which an assigned part may start; `None` with sparse files.
     /// The part with the first absent byte always starts below the limit, so there is always work to assign or a worker at
     /// work on that part.
-    fn limit(&self) -> u64 {
+    fn limit(&self) -> Option<u64> {
         if self.sparse {
-            return u64::MAX;
+            return None;
         }
         // Slots in the queue lie behind all open slots.
         let first = self.open.values().filter_map(|slot| slot.first_absent()).min();
-        first.map_or(u64::MAX, |first| first.saturating_add(MAX_GAP))
+        Some(first.map_or(u64::MAX, |first| first.saturating_add(MAX_GAP)))
     }
 }
 
-/// Assigns the next part of a slot, if the slot has a part below `limit`.
-fn assign(slot: &Arc<Slot>, id: u64, limit: u64) -> Option<Work> {
-    let part = slot.assign(id, limit)?;
-    let slot = slot.clone();
-    Some(Work::Part(Assignment { slot, id, part }))
+/// Returns the work of helping with a slot, if the slot has a part below `limit`.
+fn help(slot: &Arc<Slot>, id: u64, limit: Option<u64>) -> Option<Work> {
+    slot.start_waiting(limit).then(|| {
+        let slot = slot.clone();
+        Work::Help(Help { slot, id, limit })
+    })
 }
 
 #[cfg(test)]
@@ -157,7 +189,9 @@ mod tests {
                 offset,
             };
             offset += size;
-            Slot::new(number, place, Ranges::default(), None)
+            let slot = Slot::new(number, place, Ranges::default(), None);
+            slot.set_ranges_served();
+            slot
         };
         Scheduler::new(
             sizes.iter().enumerate().map(slot).collect::<Vec<_>>().into_iter(),
@@ -165,26 +199,36 @@ mod tests {
         )
     }
 
-    fn part(work: Work) -> Assignment {
+    /// Assigns the part at once if the worker is to help.
+    fn try_part(work: Work) -> Result<Assignment, Work> {
         match work {
-            Work::Part(assignment) => assignment,
-            other => panic!("{other:?}"),
+            Work::Open(assignment) => Ok(assignment),
+            Work::Help(help) => Ok(Assignment {
+                part: help.assign(false).unwrap(),
+                slot: help.slot,
+                id: help.id,
+            }),
+            other => Err(other),
         }
+    }
+
+    fn part(work: Work) -> Assignment {
+        try_part(work).unwrap()
     }
 
     #[test]
     fn own_blob_first_then_new_ones_then_parts_of_large_ones() {
         let mut scheduler = scheduler(&[1 << 30, 1], true);
         let first = part(scheduler.next(None));
-        assert_eq!((first.slot.number, first.part), (0, 0..32 << 20));
+        assert_eq!((first.slot.number, first.part), (0, 0..4 << 20));
         let own = part(scheduler.next(Some(&first.slot)));
-        assert_eq!((own.slot.number, own.part.start), (0, 32 << 20));
+        assert_eq!((own.slot.number, own.part.start), (0, 4 << 20));
         let new = part(scheduler.next(None));
         assert_eq!(new.slot.number, 1);
         let helped = part(scheduler.next(Some(&new.slot)));
-        assert_eq!((helped.slot.number, helped.part.start), (0, 64 << 20));
+        assert_eq!((helped.slot.number, helped.part.start), (0, 8 << 20));
         let next = part(scheduler.next(None));
-        assert_eq!(next.part, 96 << 20..128 << 20);
+        assert_eq!(next.part, 12 << 20..16 << 20);
         // Eight parts wait for their first bytes, including the small blob.
         for _ in 0..3 {
             part(scheduler.next(None));
@@ -215,10 +259,33 @@ mod tests {
     fn the_part_with_the_first_absent_byte_is_handed_out_again() {
         let mut scheduler = scheduler(&[1 << 30, 1], false);
         let first = part(scheduler.next(None));
-        while let Work::Part(more) = scheduler.next(None) {
+        while let Ok(more) = try_part(scheduler.next(None)) {
             more.slot.advance(more.id, more.part.end);
         }
         first.slot.release(first.id);
         assert_eq!(part(scheduler.next(None)).part.start, 0);
+    }
+
+    #[test]
+    fn a_helper_opens_no_blob_and_is_done_after_the_last_one() {
+        let mut scheduler = scheduler(&[1 << 30], true);
+        assert!(matches!(scheduler.next_help(), Work::Wait), "the blob is not open yet");
+        let first = part(scheduler.next(None));
+        assert_eq!(part(scheduler.next_help()).part.start, first.part.end);
+        scheduler.close(&first.slot);
+        assert!(matches!(scheduler.next_help(), Work::Done));
+    }
+
+    #[test]
+    fn helpers_that_wait_for_a_place_count_and_leave_the_parts_to_those_that_have_one() {
+        let mut scheduler = scheduler(&[1 << 30], true);
+        let first = part(scheduler.next(None));
+        let waiting: Vec<Work> = (0..7).map(|_| scheduler.next(None)).collect();
+        assert!(matches!(scheduler.next(None), Work::Wait), "eight wait");
+        for (work, start) in waiting.into_iter().zip([4, 8, 12, 16, 20, 24, 28]) {
+            assert_eq!(part(work).part.start, start << 20);
+        }
+        first.slot.give_up();
+        assert!(matches!(scheduler.next(None), Work::Wait));
     }
 }

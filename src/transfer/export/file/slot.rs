@@ -4,8 +4,15 @@
 //! A large blob is fetched in parts, one after the other, by the worker that opened the blob, which hashes the bytes while
 //! writing them. Idle workers take parts of the blob as well; the worker that holds the hasher then hashes these parts by
 //! reading them back while they are still in the page cache.
+//! Until the registry has served a range, one worker alone asks for a part of the blob: a registry that ignores ranges would
+//! send the whole blob to each of them.
 
 use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::part_size::{self, LARGE, Meter, Speed};
 
 use crate::bundle::plan;
 use crate::bundle::ranges::Ranges;
@@ -13,14 +20,9 @@ use crate::image::digest::{Digest, Hasher};
 use crate::lock::Mutex;
 use crate::registry::WithoutRange;
 
-/// Maximum size in bytes of a part of a blob that another connection may fetch.
-/// A part is large enough that one more request does not matter, and small enough to stay in the page cache until it is
-/// hashed.
-const PART: u64 = 32 << 20;
-
-/// Minimum size in bytes of the parts near the end of a large blob.
-/// Parts get smaller there so that all connections end together.
-const LEAST_PART: u64 = 4 << 20;
+/// Maximum time for which other workers wait to see whether the registry serves ranges.
+/// A request that hangs or is retried does not hold up the other workers for longer.
+pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Maximum number of written bytes of a part before they are recorded in the journal.
 const JOURNAL_STEP: u64 = 1 << 20;
@@ -51,9 +53,17 @@ struct State {
     pending: Vec<Range<u64>>,
     /// Parts assigned to workers.
     active: Vec<Active>,
+    /// Number of workers that wait for a place at the registry before they are assigned a part.
+    waiting: usize,
+    /// Time since which the blob is fetched.
+    begun: Option<Instant>,
+    /// Whether the number of connections to the registry grows.
+    growing: bool,
+    /// Speeds of connections whose parts have arrived. The last one is free for the next part, as in the pool of connections.
+    freed: Vec<Speed>,
     /// Whether the registry has refused range requests.
     ranges_refused: bool,
-    /// Whether bytes of a part behind the start of the blob have arrived, so that the registry serves ranges.
+    /// Whether the registry has answered a request for a range with that range.
     ranges_served: bool,
     /// Whether bytes may come from an earlier run or another bundle.
     /// A wrong digest is then not the registry's fault.
@@ -78,6 +88,7 @@ struct Active {
     end: u64,
     /// Number of the assignment.
     id: u64,
+    meter: Meter,
 }
 
 /// Result of checking the digest of a slot after all bytes are hashed.
@@ -115,6 +126,10 @@ impl Slot {
                 hasher,
                 pending,
                 active: Vec::new(),
+                waiting: 0,
+                begun: None,
+                growing: false,
+                freed: Vec::new(),
                 ranges_refused: false,
                 ranges_served: false,
                 inherited,
@@ -132,29 +147,47 @@ impl Slot {
         self.place.blob.size
     }
 
-    /// Assigns the first part without a worker, unless it starts behind `limit`, an offset in the file.
+    /// Assigns the first part without a worker, unless it starts behind `limit`, an offset in a file without sparse ranges.
     /// An empty part is always assigned, since nothing is written for it.
-    pub(super) fn assign(&self, id: u64, limit: u64) -> Option<Range<u64>> {
+    pub(super) fn assign(&self, id: u64, limit: Option<u64>) -> Option<Range<u64>> {
         let mut state = self.state.lock();
-        let offset = self.place.offset;
-        let part = state
-            .pending
-            .pop_if(|part| part.is_empty() || offset.saturating_add(part.start) <= limit)?;
-        let part = state.cut(part);
+        if !state.is_assignable(self.place.offset, limit) {
+            return None;
+        }
+        let part = state.pending.pop()?;
+        let part = state.cut(part, limit.is_none());
         state.active.push(Active {
             start: part.start,
             at: part.start,
             end: part.end,
             id,
+            meter: Meter::new(),
         });
         Some(part)
     }
 
-    /// Returns the number of assigned parts with first bytes, and the number of assigned parts without.
+    /// Returns whether [`assign`](Self::assign) has a part now, and counts the caller as waiting for a place at the registry
+    /// if so.
+    pub(super) fn start_waiting(&self, limit: Option<u64>) -> bool {
+        let mut state = self.state.lock();
+        let is_assignable = state.is_assignable(self.place.offset, limit);
+        state.waiting += usize::from(is_assignable);
+        is_assignable
+    }
+
+    /// Ends the wait that [`start_waiting`](Self::start_waiting) began. `growing` says whether the number of connections to the
+    /// registry grows.
+    pub(super) fn stop_waiting(&self, growing: bool) {
+        let mut state = self.state.lock();
+        state.waiting -= 1;
+        state.growing = growing;
+    }
+
+    /// Returns the number of assigned parts with first bytes, and the number of those without and of waiting workers.
     pub(super) fn begun_and_waiting(&self) -> (usize, usize) {
         let state = self.state.lock();
         let begun = state.active.iter().filter(|a| a.at > a.start).count();
-        (begun, state.active.len() - begun)
+        (begun, state.active.len() - begun + state.waiting)
     }
 
     /// Returns the number of bytes of a part after which the journal records them.
@@ -169,7 +202,24 @@ impl Slot {
         let state = &mut *self.state.lock();
         if let Some(active) = state.active.iter_mut().find(|a| a.id == id) {
             active.at = at;
-            state.ranges_served |= active.start > 0;
+        }
+    }
+
+    /// Records that an assignment is requested from the registry now.
+    pub(super) fn requested(&self, id: u64) {
+        if let Some(active) = self.state.lock().active.iter_mut().find(|a| a.id == id) {
+            active.meter = Meter::new();
+        }
+    }
+
+    /// Records that the bytes of an assignment before the offset `at` have arrived.
+    pub(super) fn received(&self, id: u64, at: u64) {
+        let state = &mut *self.state.lock();
+        if let Some(active) = state.active.iter_mut().find(|a| a.id == id) {
+            active.meter.arrived(at);
+            if at >= active.end {
+                state.freed.extend(active.meter.speed());
+            }
         }
     }
 
@@ -238,14 +288,38 @@ impl Slot {
     }
 
     /// Returns the reader's mode for registries without range requests.
-    /// Also returns how often the blob had a wrong digest so far.
-    pub(super) fn read_mode(&self) -> (WithoutRange, usize) {
+    pub(super) fn read_mode(&self) -> WithoutRange {
         let state = self.state.lock();
-        let mode = match state.ranges_refused {
-            true => WithoutRange::Skip,
-            false => WithoutRange::Refuse,
-        };
-        (mode, state.wrong)
+        match (state.ranges_refused, state.ranges_served) {
+            (true, _) => WithoutRange::Skip,
+            (false, true) => WithoutRange::Refuse,
+            (false, false) => WithoutRange::Extend,
+        }
+    }
+
+    /// Returns how often the blob had a wrong digest so far.
+    pub(super) fn wrong_reads(&self) -> usize {
+        self.state.lock().wrong
+    }
+
+    /// Records that the registry has answered a request for a range with that range.
+    pub(super) fn set_ranges_served(&self) {
+        self.state.lock().ranges_served = true;
+    }
+
+    /// Extends an assignment at the start of the blob, since the registry ignores ranges and sends the whole blob.
+    /// The assignment then ends at the next byte that is written or assigned to another worker.
+    pub(super) fn extend(&self, id: u64) {
+        let mut state = self.state.lock();
+        state.ranges_refused = true;
+        let others = state.active.iter().filter(|a| a.id != id).map(|a| a.start);
+        let written = state.written.iter().map(|range| range.start);
+        let end = others.chain(written).min().unwrap_or(state.size);
+        if let Some(active) = state.active.iter_mut().find(|a| a.id == id) {
+            active.end = active.end.max(end);
+            let end = active.end;
+            state.pending.retain(|part| part.start >= end);
+        }
     }
 
     /// Records that the registry serves no range requests: later requests skip the written bytes.
@@ -328,28 +402,49 @@ impl Slot {
 }
 
 impl State {
-    /// Splits a piece off the front of a part that is larger than [`PART`] or a fair share of the remaining bytes.
-    fn cut(&mut self, part: Range<u64>) -> Range<u64> {
+    /// Returns whether a part can be assigned in the blob at `offset` of the file; see [`Slot::assign`] for `limit`.
+    fn is_assignable(&self, offset: u64, limit: Option<u64>) -> bool {
+        let is_probed = self.is_in_parts() && !self.ranges_served;
+        let is_asked = |active: &Active| active.meter.age() < PROBE_PATIENCE;
+        let is_near = |start: u64| limit.is_none_or(|limit| offset.saturating_add(start) <= limit);
+        match self.pending.last() {
+            None => false,
+            Some(part) if part.is_empty() => true,
+            Some(part) => is_near(part.start) && !(is_probed && self.active.iter().any(is_asked)),
+        }
+    }
+
+    /// Returns whether the blob is fetched in parts.
+    /// Smaller blobs are fetched whole, which also works without range requests. An earlier bundle is copied by one worker.
+    fn is_in_parts(&self) -> bool {
+        self.size >= LARGE && !self.ranges_refused && self.earlier.is_none()
+    }
+
+    /// Splits a piece off the front of a part of a large blob, and returns the piece.
+    fn cut(&mut self, part: Range<u64>, sparse: bool) -> Range<u64> {
+        if !self.is_in_parts() {
+            return part;
+        }
         let length = part.end - part.start;
-        // Smaller blobs are fetched whole, which also works without range requests. An earlier bundle is copied by one
-        // worker.
-        if self.size < 2 * PART || self.ranges_refused || self.earlier.is_some() {
-            return part;
-        }
-        let left = self
-            .pending
-            .iter()
-            .fold(length, |sum, part| sum + (part.end - part.start));
-        // A registry that ignores ranges sends the whole blob to each connection: as long as that may be, parts stay large, and
-        // few connections ask.
-        let least = if self.ranges_served { LEAST_PART } else { PART };
-        let share = (left / (self.active.len() as u64 + 1)).clamp(least, PART);
+        let pending = self.pending.iter().map(|part| part.end - part.start);
+        let active = self.active.iter().map(|a| a.end.saturating_sub(a.at));
+        let left = length + pending.chain(active).sum::<u64>();
+        let speed = self.freed.pop();
+        // Connections between two parts count as well: their workers will ask for their next parts shortly.
+        let freed = self.freed.iter().copied().map(Some);
+        let others: Vec<_> = self.active.iter().map(|a| a.meter.speed()).chain(freed).collect();
+        let age = self.begun.get_or_insert_with(Instant::now).elapsed();
+        let age = self.growing.then_some(age);
+        let size = match sparse {
+            true => part_size::next(left, age, speed, &others),
+            false => part_size::next_without_gaps(left, others.len()),
+        };
         // A separate request for a small rest costs more than it saves.
-        if share + least > length {
+        if size + size / 8 >= length {
             return part;
         }
-        self.pending.push(part.start + share..part.end);
-        part.start..part.start + share
+        self.pending.push(part.start + size..part.end);
+        part.start..part.start + size
     }
 
     /// Joins the unassigned parts into one part per gap.
@@ -397,3 +492,7 @@ fn work_on(gaps: impl IntoIterator<Item = Range<u64>>, size: u64) -> Vec<Range<u
 #[cfg(test)]
 #[path = "slot_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "slot_simulation.rs"]
+mod simulation;

@@ -3,9 +3,17 @@
 use super::*;
 use crate::image::descriptor::Descriptor;
 
-const ANYWHERE: u64 = u64::MAX;
+const ANYWHERE: Option<u64> = None;
+const PART: u64 = LARGE / 2;
 
+/// Returns a slot of a registry that has served ranges.
 fn slot(content: &[u8], size: u64) -> Slot {
+    let slot = new_slot(content, size);
+    slot.set_ranges_served();
+    slot
+}
+
+fn new_slot(content: &[u8], size: u64) -> Slot {
     let place = plan::BlobSlot {
         blob: Descriptor {
             media_type: Default::default(),
@@ -49,85 +57,56 @@ fn a_slot_always_has_work_until_it_is_done() {
 }
 
 #[test]
-fn the_last_parts_of_a_large_blob_are_smaller_so_that_its_workers_end_together() {
-    let make = slot;
-    let slot = make(b"", 16 * PART);
-    let mut sizes = Vec::new();
-    let mut end = 0;
-    while let Some(part) = slot.assign(sizes.len() as u64, ANYWHERE) {
-        assert_eq!(part.start, end, "one directly behind the other");
-        end = part.end;
-        sizes.push(part.end - part.start);
-        // With four workers, the worker of the fourth part from the end has finished.
-        if let Some(through) = sizes.len().checked_sub(4) {
-            slot.advance(through as u64, u64::MAX);
-            slot.release(through as u64);
-        }
-    }
-    assert_eq!(end, 16 * PART);
-    assert!(sizes[..12].iter().all(|size| *size == PART), "{sizes:?}");
-    assert!(
-        sizes
-            .windows(2)
-            .all(|pair| pair[0] >= pair[1] || pair[0] < 2 * LEAST_PART),
-        "{sizes:?}"
-    );
-    let (last, most) = (sizes[sizes.len() - 1], PART / 2);
-    assert!((LEAST_PART..=most).contains(&last), "{sizes:?}");
-    // Parts do not get smaller where the blob is fetched in one request.
-    let refused = make(b"", 16 * PART);
+fn a_blob_is_whole_if_it_is_small_or_the_registry_refuses_ranges() {
+    let refused = slot(b"", 16 * PART);
     refused.refuse_range(0);
     assert_eq!(refused.assign(1, ANYWHERE), Some(0..16 * PART));
-    assert_eq!(make(b"", 2 * PART - 1).assign(1, ANYWHERE), Some(0..2 * PART - 1));
+    assert_eq!(slot(b"", 2 * PART - 1).assign(1, ANYWHERE), Some(0..2 * PART - 1));
 }
 
-/// Returns the time that a blob takes, in units of the time of a byte, with workers that all have the same rate.
-fn time(size: u64, workers: u64) -> u64 {
-    let slot = slot(b"", size);
-    let mut ends: Vec<(u64, u64)> = (0..workers).map(|worker| (0, worker)).collect();
-    let mut id = workers;
-    loop {
-        ends.sort_unstable();
-        let (now, old) = ends[0];
-        slot.advance(old, u64::MAX);
-        slot.release(old);
-        let Some(part) = slot.assign(id, ANYWHERE) else { break };
-        slot.advance(id, part.start + 1);
-        ends[0] = (now + part.end - part.start, id);
-        id += 1;
-    }
-    ends.into_iter().map(|(end, _)| end).max().unwrap()
+#[tokio::test(start_paused = true)]
+async fn one_worker_asks_until_the_registry_has_served_a_range() {
+    let slot = new_slot(b"", 16 * PART);
+    assert_eq!(slot.read_mode(), WithoutRange::Extend);
+    let first = slot.assign(1, ANYWHERE).unwrap();
+    assert_eq!(slot.assign(2, ANYWHERE), None);
+    assert!(!slot.start_waiting(ANYWHERE));
+    slot.set_ranges_served();
+    assert_eq!(slot.read_mode(), WithoutRange::Refuse);
+    assert_eq!(slot.assign(2, ANYWHERE).unwrap().start, first.end);
 }
 
-#[test]
-fn workers_of_one_rate_end_nearly_together() {
-    for (size, workers) in [
-        (12 * PART + PART / 2, 8),
-        (66 * PART, 8),
-        (66 * PART, 16),
-        (63 * PART, 32),
-    ] {
-        let (time, ideal) = (time(size, workers), size / workers);
-        assert!(
-            time <= ideal + LEAST_PART * 3 / 2,
-            "{size} bytes, {workers} workers: {time}, not {ideal}"
-        );
-    }
+#[tokio::test(start_paused = true)]
+async fn the_next_worker_asks_when_the_first_request_fails_or_hangs() {
+    let slot = new_slot(b"", 16 * PART);
+    let first = slot.assign(1, ANYWHERE).unwrap();
+    slot.release(1);
+    assert_eq!(slot.assign(2, ANYWHERE), Some(first.clone()), "it failed");
+    assert_eq!(slot.assign(3, ANYWHERE), None);
+    tokio::time::advance(PROBE_PATIENCE).await;
+    assert_eq!(slot.assign(3, ANYWHERE).unwrap().start, first.end, "it hangs");
+    assert_eq!(slot.assign(4, ANYWHERE), None, "one more for each such time");
 }
 
 #[test]
-fn parts_stay_large_until_the_registry_has_served_a_range() {
-    let slot = slot(b"", 8 * PART);
-    let whole = |id| {
-        slot.assign(id, ANYWHERE)
-            .is_some_and(|part| part.end - part.start == PART)
-    };
-    assert!((0..6).all(whole));
-    // The first part begins where an answer without ranges does.
-    slot.advance(0, 1);
-    assert_eq!(slot.assign(6, ANYWHERE), Some(6 * PART..7 * PART));
-    slot.advance(1, PART + 1);
-    assert_eq!(slot.assign(7, ANYWHERE), Some(7 * PART..7 * PART + LEAST_PART));
+fn a_request_whose_range_is_ignored_brings_the_whole_blob() {
+    let slot = new_slot(b"", 16 * PART);
+    slot.assign(1, ANYWHERE).unwrap();
+    slot.extend(1);
+    assert_eq!(
+        (slot.end_of(1), slot.read_mode()),
+        (Some(16 * PART), WithoutRange::Skip)
+    );
+    assert_eq!(slot.assign(2, ANYWHERE), None);
+
+    // Up to the bytes that an earlier run wrote.
+    let mut there = Ranges::default();
+    there.insert(10 * PART..11 * PART);
+    let resumed = Slot::new(0, slot.place.clone(), there, None);
+    resumed.assign(1, ANYWHERE).unwrap();
+    resumed.extend(1);
+    assert_eq!(resumed.end_of(1), Some(10 * PART));
+    assert_eq!(resumed.assign(2, ANYWHERE), Some(11 * PART..16 * PART));
 }
 
 #[test]
@@ -174,12 +153,12 @@ fn each_failed_reading_is_answered_by_what_it_was() {
 #[test]
 fn no_part_behind_the_limit_is_assigned_but_an_empty_one() {
     let large = slot(b"x", PART);
-    assert_eq!(large.assign(1, 511), None);
-    assert_eq!(large.assign(1, 512), Some(0..PART));
+    assert_eq!(large.assign(1, Some(511)), None);
+    assert_eq!(large.assign(1, Some(512)), Some(0..PART));
     assert_eq!(large.first_absent(), Some(512));
     large.advance(1, 10);
     assert_eq!(large.first_absent(), Some(522));
     large.release(1);
-    assert_eq!(large.assign(2, 521), None, "the rest starts behind the limit");
-    assert_eq!(slot(b"", 0).assign(1, 0), Some(0..0));
+    assert_eq!(large.assign(2, Some(521)), None, "the rest starts behind the limit");
+    assert_eq!(slot(b"", 0).assign(1, Some(0)), Some(0..0));
 }

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::journaled::{Journaled, frame};
-use super::scheduler::{Assignment, Scheduler, Work};
-use super::slot::{Slot, Verdict};
+use super::scheduler::{Assignment, Help, Scheduler, Work};
+use super::slot::{PROBE_PATIENCE, Slot, Verdict};
 use super::whole_sum::InPlace;
 use crate::bundle::plan::Plan;
 use crate::bundle::ranges::Ranges;
@@ -17,12 +17,13 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::image::digest::Hasher;
 use crate::lock::Mutex;
 use crate::progress::{Event, Progress};
+use crate::registry::WithoutRange;
 use crate::text::byte_count;
 use crate::transfer::blocking::blocking;
 use crate::transfer::export::request::Reused;
 use crate::transfer::export::resolved::Failures;
 use crate::transfer::export::reuse::{CopyError, Earlier};
-use crate::transfer::sources::Sources;
+use crate::transfer::sources::{Opening, Sources};
 
 /// Number of bytes copied from an earlier bundle before the journal records them.
 const COPY_STEP: u64 = 64 << 20;
@@ -76,9 +77,11 @@ pub(super) async fn fill(filling: Filling, mut written: HashMap<usize, Ranges>) 
         filling,
     });
     let mut tasks = JoinSet::new();
-    for _ in 0..workers.filling.jobs.max(1) {
+    let jobs = workers.filling.jobs.max(1);
+    // While a worker hashes what other workers have written, the spare worker uses its place at the registry.
+    for number in 0..jobs + usize::from(jobs > 1) {
         let workers = workers.clone();
-        tasks.spawn(async move { workers.work().await });
+        tasks.spawn(async move { workers.work(number == jobs).await });
     }
     while let Some(finished) = tasks.join_next().await {
         // The first failure of the output ends all workers: dropping `tasks` aborts them.
@@ -99,34 +102,46 @@ struct Workers {
 }
 
 impl Workers {
-    /// Runs one worker until all slots are finished.
-    async fn work(&self) -> Result<()> {
+    /// Runs one worker until all slots are finished. A spare worker opens no blob.
+    async fn work(&self, is_spare: bool) -> Result<()> {
         let mut own: Option<Arc<Slot>> = None;
         loop {
             // Subscribed before asking the scheduler, so that no change between the answer and the wait is missed.
             let changed = self.changed.notified();
-            let work = self.scheduler.lock().next(own.take().as_deref());
-            match work {
-                Work::Part(Assignment { slot, id, part }) => {
+            let work = match is_spare {
+                true => self.scheduler.lock().next_help(),
+                false => self.scheduler.lock().next(own.take().as_deref()),
+            };
+            let (slot, id, result) = match work {
+                Work::Open(Assignment { slot, id, part }) => {
                     let result = self.fill_part(&slot, id, part).await;
-                    slot.release(id);
-                    match result {
-                        Ok(()) => self.check_digest(&slot)?,
-                        // A missing blob fails only the images that need it.
-                        Err(error) if error.side() == Some(Side::Source) => self.give_up(&slot, error),
-                        // A failure of the output ends all workers.
-                        Err(error) => return Err(error),
-                    }
-                    self.changed.notify_waiters();
-                    own = Some(slot);
+                    (slot, id, result)
                 }
-                Work::Wait => changed.await,
+                Work::Help(help) => {
+                    let result = self.help(&help).await;
+                    (help.slot, help.id, result)
+                }
+                Work::Wait => {
+                    // A first request that hangs holds up the other workers of its blob for no longer than this.
+                    let _ = tokio::time::timeout(PROBE_PATIENCE, changed).await;
+                    continue;
+                }
                 Work::Done => return Ok(()),
+            };
+            slot.release(id);
+            match result {
+                Ok(()) => self.check_digest(&slot)?,
+                // A missing blob fails only the images that need it.
+                Err(error) if error.side() == Some(Side::Source) => self.give_up(&slot, error),
+                // A failure of the output ends all workers.
+                Err(error) => return Err(error),
             }
+            self.changed.notify_waiters();
+            own = Some(slot);
         }
     }
 
-    /// Fetches or copies one part, and hashes the written bytes.
+    /// Fetches or copies the first part of a blob, and hashes the written bytes.
     async fn fill_part(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
         self.hash_written(slot).await?;
         if part.is_empty() {
@@ -134,23 +149,63 @@ impl Workers {
         }
         match slot.take_earlier() {
             Some(earlier) => self.copy(slot, id, earlier).await?,
-            None => self.fetch(slot, id, part).await?,
+            None => {
+                let mut opening = self.opening(slot)?;
+                opening.wait_for_place().await;
+                self.fetch(slot, id, part, opening).await?;
+            }
         }
         self.hash_written(slot).await
     }
 
-    /// Fetches one part from a registry and writes it.
-    async fn fetch(&self, slot: &Slot, id: u64, part: Range<u64>) -> Result<()> {
-        let (mode, wrong) = slot.read_mode();
+    /// Fetches a part of an open blob, and hashes the written bytes.
+    async fn help(&self, help: &Help) -> Result<()> {
+        let slot = &help.slot;
+        self.hash_written(slot).await?;
+        let opening = match self.opening(slot) {
+            Ok(mut opening) => {
+                opening.wait_for_place().await;
+                Ok(opening)
+            }
+            failed => failed,
+        };
+        // Ends the wait in any case.
+        let part = help.assign(opening.as_ref().is_ok_and(Opening::is_growing));
+        match (opening?, part) {
+            // All that is left to do is to check the digest.
+            (_, Some(part)) if part.is_empty() => {}
+            (opening, Some(part)) => self.fetch(slot, help.id, part, opening).await?,
+            (_, None) => return Ok(()),
+        }
+        self.hash_written(slot).await
+    }
+
+    /// Prepares a request for a part of a blob.
+    fn opening(&self, slot: &Slot) -> Result<Opening> {
+        self.filling
+            .sources
+            .prepare(&slot.place.blob.digest, slot.wrong_reads())
+    }
+
+    /// Fetches one part from a registry and writes it. `opening` has a place at the registry.
+    async fn fetch(&self, slot: &Slot, id: u64, part: Range<u64>, opening: Opening) -> Result<()> {
+        let mode = slot.read_mode();
         let refused = |error: &Error| error.kind() == Kind::NoRanges;
-        let sources = &self.filling.sources;
-        let mut stream = match sources.open(&slot.place.blob, part.clone(), mode, wrong).await {
+        slot.requested(id);
+        let mut stream = match opening.open(&slot.place.blob, part.clone(), mode).await {
             Err(error) if refused(&error) => {
                 slot.refuse_range(id);
                 return Ok(());
             }
             other => other?,
         };
+        if stream.left() > part.end - part.start {
+            slot.extend(id);
+        } else if mode != WithoutRange::Skip {
+            slot.set_ranges_served();
+        }
+        // Other workers may help now, or know that they cannot.
+        self.changed.notify_waiters();
         let mut hasher = slot.lend_hasher(part.start);
         let mut at = part.start;
         let mut noted = at;
@@ -169,6 +224,7 @@ impl Workers {
                 }
                 Err(error) => break Err(error),
             };
+            slot.received(id, at + chunk.len() as u64);
             // The end is read again here: while the chunk was awaited, another worker may have taken the rest, or the blob
             // may have been given up.
             let Some(end) = slot.end_of(id) else { break Ok(()) };
@@ -315,7 +371,7 @@ impl Workers {
         )
         .with_hint("the registry, or something between it and here, changes bytes; try again, or another registry");
         // The place of this read, without the repository and the blob: so it is told once for all of them.
-        let wrong_reads = slot.read_mode().1.saturating_sub(1);
+        let wrong_reads = slot.wrong_reads().saturating_sub(1);
         let source = self.filling.sources.first(digest, wrong_reads).unwrap_or_default();
         let host = source.split('/').next().unwrap_or_default();
         let cause = format!("`{host}` sends blobs with other bytes than their digests promise");
