@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cache_record::{self, Line, key};
+use super::cache_record::{self, Encoder, Line, key};
 use crate::files::{Folder, Identity};
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
@@ -70,6 +70,8 @@ struct State {
     patience: u32,
     /// First bytes of the digests that this run stored, or could not store.
     new: HashSet<u64>,
+    /// Created with the first record.
+    encoder: Option<Encoder>,
 }
 
 /// What became of a record.
@@ -109,6 +111,7 @@ impl ManifestCache {
                 store: None,
                 patience: PATIENCE,
                 new: HashSet::new(),
+                encoder: None,
             }),
         }
     }
@@ -165,12 +168,18 @@ impl ManifestCache {
 
     /// Appends a record, and returns whether there was none.
     fn append(&self, digest: &Digest, bytes: &[u8]) -> io::Result<bool> {
-        let State { store, patience, .. } = &mut *self.state.lock();
+        let State {
+            store,
+            patience,
+            encoder,
+            ..
+        } = &mut *self.state.lock();
         if store.as_ref().is_some_and(|store| store.has(digest)) {
             return Ok(false);
         }
         std::fs::create_dir_all(&self.folder)?;
         let folder = Folder::open(&self.folder)?;
+        let encoder = encoder.get_or_insert_with(Encoder::new);
         for _ in 0..MAX_RACES {
             let open = match store {
                 Some(open) => open,
@@ -179,7 +188,7 @@ impl ManifestCache {
             let file = open.file.clone();
             lock(&file, patience)?;
             let is_at_name = folder.identity(NAME.as_ref()).ok() == Some(Identity::from(&file.metadata()?));
-            let appended = is_at_name.then(|| self.append_locked(&folder, open, digest, bytes));
+            let appended = is_at_name.then(|| self.append_locked(&folder, open, encoder, digest, bytes));
             let _ = file.unlock();
             match appended {
                 Some(Ok(Appended::AlreadyThere)) => return Ok(false),
@@ -197,12 +206,19 @@ impl ManifestCache {
     }
 
     /// Appends a record to the locked file, unless there is one.
-    fn append_locked(&self, folder: &Folder, store: &mut Store, digest: &Digest, bytes: &[u8]) -> io::Result<Appended> {
+    fn append_locked(
+        &self,
+        folder: &Folder,
+        store: &mut Store,
+        encoder: &mut Encoder,
+        digest: &Digest,
+        bytes: &[u8],
+    ) -> io::Result<Appended> {
         let length = store.catch_up(self.limits)?;
         if store.has(digest) {
             return Ok(Appended::AlreadyThere);
         }
-        let (line, record) = cache_record::encode(key(digest), bytes)?;
+        let (line, record) = encoder.encode(key(digest), bytes)?;
         if length > store.end {
             // These bytes are the rest of an interrupted write. A file that is not cut is written to the disk less often: ext4
             // writes the page at the cut with its next commit.

@@ -81,19 +81,30 @@ pub(super) fn key(digest: &Digest) -> u64 {
     u64::from_str_radix(&digest.hex()[..16], 16).unwrap_or_default()
 }
 
-/// Returns the record of a manifest, and what its line states.
-pub(super) fn encode(key: u64, manifest: &[u8]) -> io::Result<(Line, Vec<u8>)> {
-    let mut deflate = Compress::new(Compression::best(), false);
-    deflate.set_dictionary(DICTIONARY)?;
-    // Deflate adds at most five bytes for each block that it cannot compress.
-    let mut bytes = Vec::with_capacity(manifest.len() + manifest.len() / 1000 + 64);
-    deflate.compress_vec(manifest, &mut bytes, FlushCompress::Finish)?;
-    let (Ok(stored), Ok(size)) = (bytes.len().try_into(), NonZeroU32::try_from(manifest.len() as u32)) else {
-        return Err(io::Error::other("it is empty"));
-    };
-    let line = format!("{key:016x} {stored} {size}\n");
-    let size = Some(size);
-    Ok((Line { stored, size }, [line.as_bytes(), &bytes, b"\n"].concat()))
+/// Makes records. The state of a compressor takes some hundred kilobytes: if each manifest had its own, the values that last would
+/// split what it leaves free, and the next one would need new memory.
+#[derive(Debug)]
+pub(super) struct Encoder(Compress);
+
+impl Encoder {
+    pub(super) fn new() -> Self {
+        Self(Compress::new(Compression::best(), false))
+    }
+
+    /// Returns the record of a manifest, and what its line states.
+    pub(super) fn encode(&mut self, key: u64, manifest: &[u8]) -> io::Result<(Line, Vec<u8>)> {
+        self.0.reset();
+        self.0.set_dictionary(DICTIONARY)?;
+        // Deflate adds at most five bytes for each block that it cannot compress.
+        let mut bytes = Vec::with_capacity(manifest.len() + manifest.len() / 1000 + 64);
+        self.0.compress_vec(manifest, &mut bytes, FlushCompress::Finish)?;
+        let (Ok(stored), Ok(size)) = (bytes.len().try_into(), NonZeroU32::try_from(manifest.len() as u32)) else {
+            return Err(io::Error::other("it is empty"));
+        };
+        let line = format!("{key:016x} {stored} {size}\n");
+        let size = Some(size);
+        Ok((Line { stored, size }, [line.as_bytes(), &bytes, b"\n"].concat()))
+    }
 }
 
 impl Line {
