@@ -1,12 +1,11 @@
 //! The front of a bundle: the documents of its layout and its manifests, which come before the first blob.
 
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flate2::read::DeflateDecoder;
-use flate2::write::DeflateEncoder;
 
+use super::document::Document;
 use super::{layout, tar_header};
 use crate::error::{Error, Result};
 use crate::image::manifest::RawManifest;
@@ -22,34 +21,13 @@ pub(super) struct Front {
     manifests: Vec<Arc<RawManifest>>,
 }
 
-/// A document of the layout. It is compressed until it is written: the texts of all documents would take a third of the memory
-/// that a run needs for an image.
-#[derive(Debug, Clone)]
-struct Document {
-    name: &'static str,
-    /// Size of the text in bytes.
-    size: u64,
-    /// The text in raw deflate (RFC 1951).
-    deflated: Box<[u8]>,
-}
-
 /// A member's total size in bytes, and its header, content and padding.
 type Member<'a> = (u64, Box<dyn Read + Send + 'a>);
 
 impl Front {
     /// Adds a document, which comes after the documents that were added before it.
-    ///
-    /// # Errors
-    /// [`Kind::Internal`](crate::error::Kind::Internal) if the text cannot be compressed.
-    pub(super) fn add_document(&mut self, name: &'static str, text: &[u8]) -> Result<()> {
-        let mut encoder = DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
-        let deflated = encoder.write_all(text).and_then(|()| encoder.finish());
-        self.documents.push(Document {
-            name,
-            size: text.len() as u64,
-            deflated: deflated.map_err(compression_error)?.into(),
-        });
-        Ok(())
+    pub(super) fn add(&mut self, document: Document) {
+        self.documents.push(document);
     }
 
     /// Adds the manifests, in the order of their members.
@@ -74,7 +52,7 @@ impl Front {
             loop {
                 let room = (PIECE - piece.len()) as u64;
                 let filled = current.by_ref().take(room).read_to_end(&mut piece);
-                filled.map_err(compression_error)?;
+                filled.map_err(read_error)?;
                 if piece.len() == PIECE {
                     break;
                 }
@@ -88,7 +66,7 @@ impl Front {
 
     fn members(&self) -> impl Iterator<Item = Result<Member<'_>>> {
         let documents = self.documents.iter();
-        let documents = documents.map(|it| member(it.name, it.size, DeflateDecoder::new(&*it.deflated)));
+        let documents = documents.map(|it| member(it.name, it.size, it.text()));
         let manifests = self.manifests.iter().map(|manifest| {
             let name = layout::blob_path(manifest.digest());
             member(&name, manifest.descriptor().size, &**manifest.bytes())
@@ -105,8 +83,8 @@ fn member<'a>(name: &str, size: u64, content: impl Read + Send + 'a) -> Result<M
     Ok((length, Box::new(bytes)))
 }
 
-fn compression_error(error: io::Error) -> Error {
-    Error::internal("a document of the bundle cannot be compressed and read again").with_source(error)
+fn read_error(error: io::Error) -> Error {
+    Error::internal("a document of the bundle cannot be read again").with_source(error)
 }
 
 #[cfg(test)]
@@ -114,15 +92,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documents_are_held_compressed_and_read_in_pieces_of_one_size() {
+    fn documents_are_read_in_pieces_of_one_size() {
         let text: String = (0..20_000)
             .map(|number| format!("\"example.com/application-{number}\",\n"))
             .collect();
         let mut front = Front::default();
-        front.add_document("first", b"{}").unwrap();
-        front.add_document("second", text.as_bytes()).unwrap();
-        let held: usize = front.documents.iter().map(|document| document.deflated.len()).sum();
-        assert!(held < text.len() / 3, "{held} of {} bytes", text.len());
+        for (name, text) in [("first", "{}"), ("second", &text)] {
+            front.add(Document::new(name, |document| document.add(text.as_bytes())).unwrap());
+        }
         let pieces: Vec<Bytes> = front.pieces().map(Result::unwrap).collect();
         let (last, whole) = pieces.split_last().unwrap();
         assert!(whole.iter().all(|piece| piece.len() == PIECE) && !last.is_empty());

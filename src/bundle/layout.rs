@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::document::Document;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
 use crate::image::manifest::annotation::REF_NAME;
@@ -47,7 +48,7 @@ fn wrong_bytes(head: &[u8]) -> Option<usize> {
 }
 
 /// Readers of Docker archives refuse a `manifest.json` of this many bytes or more.
-const MAX_DOCKER_MANIFEST: usize = 1 << 20;
+const MAX_DOCKER_MANIFEST: u64 = 1 << 20;
 
 /// Returns the path of a blob in the layout.
 pub(crate) fn blob_path(digest: &Digest) -> String {
@@ -66,14 +67,6 @@ pub(crate) fn name_in_bundle(reference: &Reference) -> String {
     }
 }
 
-/// Serializes a value as indented JSON with a final line feed.
-pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    let mut bytes = serde_json::to_vec_pretty(value)
-        .map_err(|e| Error::new(Kind::Malformed, "cannot write JSON").with_source(e))?;
-    bytes.push(b'\n');
-    Ok(bytes)
-}
-
 /// Builds `index.json`:
 /// one descriptor per name, with the full name in both annotations that readers use.
 ///
@@ -81,25 +74,25 @@ pub(super) fn pretty<T: Serialize>(value: &T) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`Kind::TooLarge`] if the document would have more bytes or entries than a reader of bundles accepts.
-pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Vec<u8>> {
-    let (mut bytes, entries) = index_with(trees, true)?;
-    if bytes.len() as u64 > MAX_MANIFEST {
-        bytes = index_with(trees, false)?.0;
+pub(super) fn index_json(trees: &[&ImageTree]) -> Result<Document> {
+    let (mut index, entries) = index_with(trees, true)?;
+    if index.size > MAX_MANIFEST {
+        index = index_with(trees, false)?.0;
     }
-    if bytes.len() as u64 > MAX_MANIFEST || entries > MAX_ENTRIES {
+    if index.size > MAX_MANIFEST || entries > MAX_ENTRIES {
         let what = format!(
             "the bundle's `index.json` would have {} bytes and {entries} entries; at most {MAX_MANIFEST} and {MAX_ENTRIES} are \
              read again",
-            bytes.len()
+            index.size
         );
         let hint = "export the images into several bundles, or with fewer referrers (`--referrers`, `--no-referrers`)";
         return Err(Error::new(Kind::TooLarge, what).with_hint(hint));
     }
-    Ok(bytes)
+    Ok(index)
 }
 
 /// Builds `index.json`, and returns the number of its entries as well.
-fn index_with(trees: &[&ImageTree], annotations_of_referrers: bool) -> Result<(Vec<u8>, usize)> {
+fn index_with(trees: &[&ImageTree], annotations_of_referrers: bool) -> Result<(Document, usize)> {
     let images = trees.iter().map(|tree| {
         let root = &tree.pushed().root;
         let name = name_in_bundle(&tree.source);
@@ -121,12 +114,13 @@ fn index_with(trees: &[&ImageTree], annotations_of_referrers: bool) -> Result<(V
     });
     let entries = Cell::new(0);
     let all = images.chain(attachments(trees, annotations_of_referrers));
-    let bytes = pretty(&LayoutIndex {
+    let index = LayoutIndex {
         schema_version: 2,
         media_type: media_type::OCI_INDEX,
         manifests: Streamed::new(all.inspect(|_| entries.set(entries.get() + 1))),
-    })?;
-    Ok((bytes, entries.get()))
+    };
+    let index = Document::new("index.json", |text| text.add_json(&index))?;
+    Ok((index, entries.get()))
 }
 
 /// The document `index.json`.
@@ -208,7 +202,7 @@ fn single_platform(tree: &ImageTree, root: &RawManifest) -> Option<Value> {
 /// one platform per name, preferably linux/amd64.
 ///
 /// Returns `None` if the file can hold none of the images, and an error text if the file would be too large for its readers.
-pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8>, String>>> {
+pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Document, String>>> {
     let items: Vec<_> = trees
         .iter()
         .filter_map(|tree| Some((tree, listed_for_docker(tree, &tree.source)?)))
@@ -223,15 +217,16 @@ pub(super) fn manifest_json(trees: &[&ImageTree]) -> Result<Option<Result<Vec<u8
             "Layers": image.layers.iter().map(|l| blob_path(&l.digest)).collect::<Vec<_>>(),
         })
     });
-    let bytes = pretty(&Streamed::new(listed))?;
-    Ok(Some(if bytes.len() < MAX_DOCKER_MANIFEST {
-        Ok(bytes)
+    let listed = Streamed::new(listed);
+    let document = Document::new("manifest.json", |text| text.add_json(&listed))?;
+    Ok(Some(if document.size < MAX_DOCKER_MANIFEST {
+        Ok(document)
     } else {
         Err(format!(
             "the bundle has no `manifest.json`, which older versions of `docker load` need: with {} images it would have \
              {} bytes, and its readers accept {} at most; export fewer images into each of several bundles",
             items.len(),
-            bytes.len(),
+            document.size,
             MAX_DOCKER_MANIFEST - 1
         ))
     }))
@@ -364,11 +359,11 @@ mod tests {
     #[test]
     fn the_index_stays_within_what_its_readers_accept() {
         let index = |tree: &ImageTree| index_json(&[tree]);
-        let whole = index(&tree(2, 9)).unwrap();
-        assert!(String::from_utf8(whole).unwrap().contains(r#""a": "xxxxxxxxx""#));
+        let text = |tree: &ImageTree| std::io::read_to_string(index(tree).unwrap().text()).unwrap();
+        assert!(text(&tree(2, 9)).contains(r#""a": "xxxxxxxxx""#));
         // Too large with the annotations of referrers, and so without these.
-        let without = index(&tree(1100, 16_000)).unwrap();
-        assert!(without.len() < 1 << 20 && !String::from_utf8(without).unwrap().contains("xx"));
+        let without = text(&tree(1100, 16_000));
+        assert!(without.len() < 1 << 20 && !without.contains("xx"));
         index(&tree(MAX_ENTRIES - 1, 0)).unwrap();
         assert_eq!(index(&tree(MAX_ENTRIES, 0)).unwrap_err().kind(), Kind::TooLarge);
     }

@@ -2,6 +2,7 @@
 //!
 //! `docs/bundle-format.md` describes the format.
 
+mod document;
 mod durable;
 pub(crate) mod file_system;
 pub(crate) mod finished;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::document::Document;
 use super::front::Front;
 use super::ranges::Ranges;
 use super::record::{self, FORMAT_VERSION, ImageRecord, Missing, Record, ReferrerRecord};
@@ -82,13 +83,12 @@ impl Plan {
     pub fn new(trees: &[ImageTree], extras: &Extras) -> Result<Self> {
         let trees = sorted(trees)?;
         let index = layout::index_json(&trees)?;
-        let index_checksum = Digest::sha256(&index);
-        let mut front = begin_front(&index)?;
-        drop(index);
+        let index_checksum = index.digest.clone();
+        let mut front = begin_front(index)?;
         let mut warnings = Vec::new();
         if extras.docker_manifest {
             match layout::manifest_json(&trees)? {
-                Some(Ok(text)) => front.add_document("manifest.json", &text)?,
+                Some(Ok(document)) => front.add(document),
                 Some(Err(why)) => warnings.push(why),
                 None => {}
             }
@@ -102,22 +102,21 @@ impl Plan {
             missing,
             index_checksum,
         };
-        let record = record::with_checksum(layout::pretty(&record)?);
+        let record = record::document(&record)?;
         // A larger record would make a bundle that no reader of this program accepts.
-        if record.len() as u64 > record::MAX_SIZE {
+        if record.size > record::MAX_SIZE {
             return Err(Error::new(
                 Kind::TooLarge,
                 format!(
                     "the bundle's `{}` would have {} bytes; at most {} are read again",
                     record::MEMBER,
-                    record.len(),
+                    record.size,
                     record::MAX_SIZE
                 ),
             )
             .with_hint("export the images into several bundles, or fewer platforms of them (`--platform`)"));
         }
-        front.add_document(record::MEMBER, &record)?;
-        drop(record);
+        front.add(record);
 
         let mut manifests: Vec<&Arc<RawManifest>> = trees.iter().flat_map(|tree| tree.manifests()).collect();
         manifests.sort_by(|a, b| a.digest().cmp(b.digest()));
@@ -132,7 +131,7 @@ impl Plan {
         let mut blobs = blobs_in_order(&trees)?;
         blobs.retain(|blob| !is_manifest(&blob.digest));
         front.add_manifests(manifests.into_iter());
-        Self::lay_out(front, blobs, warnings)
+        Self::lay_out(front, blobs.into_iter().cloned(), warnings)
     }
 
     /// Plans a bundle of blobs alone, whose index lists no image; the largest blobs come first.
@@ -141,12 +140,12 @@ impl Plan {
     /// [`Kind::Malformed`] if the sizes overflow.
     pub(crate) fn from_blobs(mut blobs: Vec<Descriptor>) -> Result<Self> {
         blobs.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
-        let front = begin_front(&layout::index_json(&[])?)?;
-        Self::lay_out(front, blobs, Vec::new())
+        let front = begin_front(layout::index_json(&[])?)?;
+        Self::lay_out(front, blobs.into_iter(), Vec::new())
     }
 
     /// Assigns a slot after the front to each blob.
-    fn lay_out(front: Front, all: Vec<Descriptor>, warnings: Vec<String>) -> Result<Self> {
+    fn lay_out(front: Front, all: impl ExactSizeIterator<Item = Descriptor>, warnings: Vec<String>) -> Result<Self> {
         let front_len = front.len()?;
         let mut offset = front_len;
         let too_large = || {
@@ -239,10 +238,12 @@ impl Plan {
 }
 
 /// Returns a front with the first documents of each bundle.
-fn begin_front(index: &[u8]) -> Result<Front> {
+fn begin_front(index: Document) -> Result<Front> {
     let mut front = Front::default();
-    front.add_document(layout::FIRST_MEMBER, layout::FIRST_CONTENT)?;
-    front.add_document("index.json", index)?;
+    front.add(Document::new(layout::FIRST_MEMBER, |text| {
+        text.add(layout::FIRST_CONTENT)
+    })?);
+    front.add(index);
     Ok(front)
 }
 
@@ -298,9 +299,9 @@ fn referrer_record(attachment: &Attachment) -> ReferrerRecord {
 }
 
 /// Sorts configs by digest, then layers, the largest first, so that long transfers start first.
-fn blobs_in_order(trees: &[&ImageTree]) -> Result<Vec<Descriptor>> {
+fn blobs_in_order<'a>(trees: &[&'a ImageTree]) -> Result<Vec<&'a Descriptor>> {
     let mut blobs: HashMap<&Digest, (&Descriptor, bool, &Reference)> = HashMap::new();
-    for tree in trees {
+    for &tree in trees {
         for (blob, as_config) in tree.named_blobs() {
             let (known, is_config, other) = blobs.entry(&blob.digest).or_insert((blob, as_config, &tree.source));
             if known.size != blob.size {
@@ -331,5 +332,5 @@ fn blobs_in_order(trees: &[&ImageTree]) -> Result<Vec<Descriptor>> {
             })
             .then_with(|| a.digest.cmp(&b.digest))
     });
-    Ok(blobs.into_iter().map(|(descriptor, _, _)| descriptor.clone()).collect())
+    Ok(blobs.into_iter().map(|(descriptor, _, _)| descriptor).collect())
 }

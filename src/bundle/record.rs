@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::document::Document;
 use super::layout::name_in_bundle;
 use crate::error::{Error, Kind, Result};
 use crate::image::digest::Digest;
@@ -46,14 +47,16 @@ pub(crate) struct Record<I = Vec<ImageRecord>> {
 /// Name and layout of the last field of a record, the checksum of all bytes before it.
 const CHECKSUM: [&str; 2] = [",\n  \"checksum\": \"", "\"\n}\n"];
 
-/// Adds the checksum as the last field to a record, an indented JSON object.
-pub(crate) fn with_checksum(mut record: Vec<u8>) -> Vec<u8> {
-    let fields = record.strip_suffix(b"\n}\n").map_or(record.len(), <[u8]>::len);
-    record.truncate(fields);
+/// Creates the document of a record, with the checksum of all bytes before it as its last field.
+///
+/// # Errors
+/// Those of [`Document::new`].
+pub(super) fn document<I: Serialize>(record: &Record<I>) -> Result<Document> {
     let [start, end] = CHECKSUM;
-    let checksum = Digest::sha256(&record);
-    record.extend(format!("{start}{checksum}{end}").into_bytes());
-    record
+    Document::new(MEMBER, |text| {
+        text.add_json(record)?;
+        text.replace_end("\n}\n", |checksum| format!("{start}{checksum}{end}"))
+    })
 }
 
 /// Returns whether a record ends with the checksum of its other bytes.

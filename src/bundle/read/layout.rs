@@ -17,6 +17,7 @@ use super::unlisted;
 use crate::bundle::layout::index_json;
 use crate::bundle::record;
 use crate::error::{Error, Kind, Result};
+use crate::image::digest::Digest;
 use crate::text::quote;
 
 /// The only known version of the layout.
@@ -110,7 +111,7 @@ pub(super) fn read(archive: &mut Archive, store: &mut Store, given: &mut NameOve
 /// Returns whether the documents of an archive without images are those of a supplement, byte by byte.
 fn is_supplement(archive: &Archive) -> Result<bool> {
     let index = archive.read("index.json", MAX_LAYOUT)?;
-    Ok(index.is_some_and(|index| index_json(&[]).is_ok_and(|empty| empty == index)))
+    Ok(index.is_some_and(|index| index_json(&[]).is_ok_and(|empty| empty.digest == Digest::sha256(&index))))
 }
 
 /// Moves images whose name states another digest than their own to the broken images.

@@ -48,6 +48,8 @@ pub(super) async fn run(request: &Request, registries: &Registries, progress: &P
         .with_budget(request.budget.clone())
         .with_pins(pins.into_iter().filter(|(image, _)| images.contains(image)).collect());
     let resolved = Resolved::new(&images, &request.wanted, resolver.resolve_all(&images).await);
+    // As in an export: the answers of the registries take memory for each image.
+    drop(resolver);
     let mut report = Report {
         images: resolved.trees.iter().map(Exported::new).collect(),
         nothing_fetched: resolved.trees.is_empty() || (!resolved.failed.is_empty() && !request.allow_partial),

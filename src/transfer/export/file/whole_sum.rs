@@ -18,7 +18,7 @@ use crate::lock::Mutex;
 use crate::transfer::blocking::blocking;
 
 /// Maximum number of bytes read at a time.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// Maximum number of bytes left to read for a checksum that was not requested.
 /// Reading them takes a few hundredths of a second.

@@ -54,6 +54,8 @@ async fn write(
     )
     .with_budget(request.budget.clone());
     let mut resolved = Resolved::new(images, &request.wanted, resolver.resolve_all(images).await);
+    // The answers of the registries are not needed any more, and take memory for each image.
+    drop(resolver);
     // The compressed size is not known in advance. The uncompressed size is close, since layers hardly shrink.
     let system = match (partial, request.file_system) {
         (Some(partial), None) => Some(partial.file_system()?),
