@@ -30,7 +30,7 @@ pub use crate::registry::{
 
 /// The blobs of a bundle, as an import reads them.
 pub fn bundle_blobs(bundle: Arc<Bundle>) -> Arc<dyn BlobSource> {
-    Arc::new(BundleBlobs(bundle))
+    Arc::new(BundleBlobs(bundle.blobs()))
 }
 
 /// The blobs of images in registries, as a one-step mirror reads them.
@@ -46,10 +46,10 @@ pub async fn pipe_blobs(
     rest: Incoming,
     blob: &Descriptor,
 ) -> Result<(impl Sized, Arc<dyn BlobSource>)> {
-    let mut feed = PipeFeed::new(front.clone(), rest);
+    let mut feed = PipeFeed::new(front.blobs(), rest);
     let request = PushRequest::new("registry.example".parse()?);
     feed.start(std::iter::once((blob, 1)), &request, &Progress::silent())?;
-    let blobs = Arc::new(PipeBlobs::new(front, &feed));
+    let blobs = Arc::new(PipeBlobs::new(front.blobs(), &feed));
     feed.next().await;
     Ok((feed, blobs))
 }

@@ -266,7 +266,12 @@ async fn import_all(arguments: Arguments, is_from_registry: &mut Option<bool>) -
     };
     let bundles = arguments.bundles;
     check_named(&bundles)?;
-    let opened = read_blocking(move || open(&bundles, &options)).await?;
+    let opened = match bundles.iter().any(|path| is_pipe(path)) {
+        // A pipe may be silent for any time, and an interrupt must be heard meanwhile.
+        true => read_blocking(move || open(&bundles, &options)).await?,
+        // On this thread: what reading leaves free serves the push, and would not in the heap of another thread.
+        false => open(&bundles, &options),
+    };
     let (bundle, rest) = opened.map_err(|error| match error.kind() {
         // The paths exist, so the error means that the named folders contain no bundles, or none of a supported format.
         Kind::NotFound | Kind::Unsupported => error.with_kind(Kind::Usage),

@@ -10,7 +10,7 @@ use futures_util::stream;
 use super::push::pipe::blob_buffer::WINDOW;
 use super::push::pipe::feed::{KeptBlobs, PipeFeed};
 use super::push::request::BlobOrigin;
-use crate::bundle::read::Bundle;
+use crate::bundle::read::Store;
 use crate::error::{Error, Kind, Result};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
@@ -21,15 +21,15 @@ use crate::registry::{BlobSource, BlobStream};
 const PIECE: usize = 256 << 10;
 
 /// The blobs of a bundle, as a source for a push.
-pub(crate) struct BundleBlobs(pub(crate) Arc<Bundle>);
+pub(crate) struct BundleBlobs(pub(crate) Arc<Store>);
 
 impl BlobSource for BundleBlobs {
     fn open<'a>(&'a self, descriptor: &'a Descriptor, offset: u64) -> BoxFuture<'a, Result<BlobStream>> {
-        let (bundle, digest) = (self.0.clone(), descriptor.digest.clone());
+        let (store, digest) = (self.0.clone(), descriptor.digest.clone());
         // A small blob gets a small buffer: there may be many in flight.
         let most = usize::try_from(descriptor.size).map_or(PIECE, |size| size.min(PIECE));
         let pieces = stream::try_unfold((offset, Bytes::new()), move |(at, former)| {
-            let piece = read_piece(&bundle, &digest, at, former, most);
+            let piece = read_piece(&store, &digest, at, former, most);
             async move { Ok(piece?.map(|(piece, length)| (piece.slice(..length), (at + length as u64, piece)))) }
         });
         Box::pin(async move { Ok(pieces.boxed()) })
@@ -39,12 +39,12 @@ impl BlobSource for BundleBlobs {
 /// Reads the next bytes of a blob to the start of a buffer of `most` bytes.
 /// The read blocks the current thread on purpose, since handing it to another thread costs more than the read itself. The
 /// former buffer is reused once the connection has released it.
-fn read_piece(bundle: &Bundle, digest: &Digest, at: u64, former: Bytes, most: usize) -> Result<Option<(Bytes, usize)>> {
+fn read_piece(store: &Store, digest: &Digest, at: u64, former: Bytes, most: usize) -> Result<Option<(Bytes, usize)>> {
     let mut buffer = match former.try_into_mut() {
         Ok(buffer) if buffer.len() == most => buffer,
         _ => BytesMut::zeroed(most),
     };
-    let length = bundle.read_at(digest, at, &mut buffer)?.min(most);
+    let length = store.read_at(digest, at, &mut buffer)?.min(most);
     Ok((length > 0).then(|| (buffer.freeze(), length)))
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct PipeBlobs {
 }
 
 impl PipeBlobs {
-    pub(crate) fn new(front: Arc<Bundle>, feed: &PipeFeed) -> Self {
+    pub(crate) fn new(front: Arc<Store>, feed: &PipeFeed) -> Self {
         Self {
             front: BundleBlobs(front),
             kept: feed.kept(),

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::task::JoinHandle;
 
 use super::attach::Attacher;
-use super::blocking::blocking;
 use super::bundle_blobs::{BundleBlobs, PipeBlobs};
 use super::push::asked_image::AskedImage;
 use super::push::destination;
@@ -64,7 +63,7 @@ pub async fn import(
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
-    let origin: Arc<dyn BlobOrigin> = Arc::new(BundleBlobs(bundle.clone()));
+    let origin: Arc<dyn BlobOrigin> = Arc::new(BundleBlobs(bundle.blobs()));
     let sums = Sums::start(&bundle, &request);
     let mut report = push(bundle, origin, None, select, request, registries, progress.clone()).await?;
     report.files = sums.finish(&progress).await;
@@ -127,9 +126,9 @@ pub async fn import_pipe(
     registries: &Registries,
     progress: Progress,
 ) -> Result<PushReport> {
-    let feed = PipeFeed::new(bundle.clone(), rest);
+    let feed = PipeFeed::new(bundle.blobs(), rest);
     let kept = feed.kept();
-    let origin: Arc<dyn BlobOrigin> = Arc::new(PipeBlobs::new(bundle.clone(), &feed));
+    let origin: Arc<dyn BlobOrigin> = Arc::new(PipeBlobs::new(bundle.blobs(), &feed));
     let mut report = push(bundle, origin, Some(feed), select, request, registries, progress).await?;
     report.files.extend(kept.sum());
     Ok(report)
@@ -154,7 +153,7 @@ async fn push(
     claims.iter().for_each(|claim| progress.warn(claim.clone()));
     let all = chosen(&bundle, &select.only)?;
     let (chosen, chosen_broken) = all.split_at(bundle.images().len());
-    let (trees, reserved) = read(bundle.clone(), chosen.to_vec(), select.clone()).await?;
+    let (trees, reserved) = read(&bundle, chosen, &select);
 
     let (items, mut slots, unusable) = place_images(&bundle, trees, &select, &request, &origin, &progress);
     destination::check_any_is_usable(slots.len(), unusable)?;
@@ -163,15 +162,21 @@ async fn push(
     }
     destination::check_mappings(&request, items.iter().map(|item| &item.tree.source), &progress);
     request.budget = bundle.budget().clone();
-    // The plan of the push takes the reserved memory next.
-    drop(reserved);
-    let broken = bundle.broken_archives();
+    let broken = bundle.broken_archives().iter().map(|archive| ArchiveReport {
+        path: archive.label.as_str().into(),
+        error: Error::clone(&archive.error),
+    });
+    let broken: Vec<ArchiveReport> = broken.collect();
     // With `fail_fast`, an unreadable archive ends the run before anything is sent.
     if request.fail_fast
         && let Some(first) = broken.first()
     {
-        return Err(Error::clone(&first.error));
+        return Err(first.error.clone());
     }
+    let has_docker_manifest = bundle.has_docker_manifest();
+    let mut warnings = bundle.warnings().clone();
+    // The plan of the push takes the reserved memory next, and that of the names and records.
+    drop((reserved, bundle));
     let mut report = push_all(items, &[], slots, &request, registries, &progress, feed).await?;
     let shortened = |missing: Missing| Missing {
         reference: shorten(missing.reference),
@@ -179,14 +184,9 @@ async fn push(
     };
     report.missing = missing.into_iter().map(shortened).collect();
     if let Some(lock) = &mut report.lock {
-        lock.docker_manifest = bundle.has_docker_manifest();
+        lock.docker_manifest = has_docker_manifest;
     }
-    let broken = broken.iter().map(|archive| ArchiveReport {
-        path: archive.label.as_str().into(),
-        error: Error::clone(&archive.error),
-    });
-    report.broken_archives = broken.collect();
-    let mut warnings = bundle.warnings().clone();
+    report.broken_archives = broken;
     warnings.append(report.warnings);
     report.warnings = warnings;
     Ok(report)
@@ -324,79 +324,81 @@ type ReadImage = (usize, Result<ImageTree>);
 
 /// Reads the manifests of the selected images and their attachments.
 /// Checks that all blobs are present. Images that differ only in their names are read once.
-async fn read(bundle: Arc<Bundle>, chosen: Vec<bool>, select: Selection) -> Result<(Vec<ReadImage>, Reservation)> {
-    let work = move || {
-        let mut attacher = Attacher::new(&bundle, &select.referrers);
-        let platforms = select.platforms.as_ref();
-        let mut reserved = Reservation::new(bundle.budget());
-        let mut read = |image: &BundledImage, attacher: &mut Attacher<'_>| {
-            let mut tree = narrow(bundle.tree_of(image)?, image, platforms)?;
-            if image.attached_to.is_none() {
-                attacher.attach(&mut tree, image)?;
-            }
-            // Configs can take much memory and only served to select platforms; as blobs they are read again.
-            tree.configs.clear();
-            reserved.add(&tree)?;
-            bundle.budget().take(tree.uncounted_memory())?;
-            let listed = report::bytes_of_lists(&tree);
-            Ok((tree, listed))
-        };
-        // The position in `trees` of the first image with each content, and the bytes of its lists in a report.
-        let mut known: HashMap<_, Result<(usize, u64)>> = HashMap::new();
-        let mut trees: Vec<ReadImage> = Vec::new();
-        let mut separate = HashSet::new();
-        let broken = bundle.broken().iter().filter_map(|broken| broken.name.as_ref());
-        let mut failed: HashSet<String> = broken.map(Reference::name).collect();
-        let images = bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]);
-        // An image with a cosign tag is pushed as an image of its own only if no other image claims it as an attachment. So
-        // images with a cosign tag come last.
-        let (images, beside): (Vec<_>, Vec<_>) = images.partition(|(_, image)| image.attached_to.is_none());
-        let mut whole_subjects: Option<HashSet<Subject>> = None;
-        for (place, image) in images.into_iter().chain(beside) {
-            if !attacher.is_separate(place, image, platforms) {
-                continue;
-            }
-            // An image that failed has claimed none, and its signature is not pushed without it. What a whole image of the
-            // repository lists is no signature of another one.
-            if image.attached_to.is_some() && failed.contains(&image.name.name()) {
-                let whole = whole_subjects.get_or_insert_with(|| listed_by_whole(&trees, &failed, bundle.budget()));
-                if !whole.contains(&subject_of(image)) {
-                    continue;
-                }
-            }
-            if image.attached_to.is_some() && !separate.insert(&image.name) {
-                let what = "the bundles hold two of this name, and the image that they belong to cannot be used";
-                let error = Error::new(Kind::Malformed, what).with_hint("import the bundles one after the other");
-                trees.push((place, Err(image.place_error(error))));
-                continue;
-            }
-            let repository = attacher.depends_on_repository().then(|| image.name.name());
-            let key = (image.content(), repository);
-            let tree = match known.get(&key) {
-                Some(Ok((first, listed))) => trees[*first].1.clone().map(|tree| (tree, *listed)),
-                Some(Err(error)) => Err(error.clone()),
-                None => read(image, &mut attacher),
-            };
-            // The lists that a report repeats under each name of an image count against the memory budget.
-            let named = tree.and_then(|(tree, listed)| {
-                bundle.budget().take(listed)?;
-                Ok((named(&tree, image), listed))
-            });
-            known.entry(key).or_insert_with(|| match &named {
-                Ok((_, listed)) => Ok((trees.len(), *listed)),
-                Err(error) => Err(error.clone()),
-            });
-            if named.is_err() && image.attached_to.is_none() {
-                failed.insert(image.name.name());
-            }
-            let named = named.map(|(tree, _)| tree);
-            trees.push((place, named.map_err(|e| image.place_error(e))));
+///
+/// The current thread is blocked meanwhile, on purpose: the plan of the push takes the memory that reading leaves free, and memory
+/// that one thread frees hardly ever serves another one.
+fn read(bundle: &Bundle, chosen: &[bool], select: &Selection) -> (Vec<ReadImage>, Reservation) {
+    let mut attacher = Attacher::new(bundle, &select.referrers);
+    let platforms = select.platforms.as_ref();
+    let mut reserved = Reservation::new(bundle.budget());
+    let mut read = |image: &BundledImage, attacher: &mut Attacher<'_>| {
+        let mut tree = narrow(bundle.tree_of(image)?, image, platforms)?;
+        if image.attached_to.is_none() {
+            attacher.attach(&mut tree, image)?;
         }
-        // Images with a cosign tag were read last; reports follow the order of the bundle.
-        trees.sort_unstable_by_key(|(place, _)| *place);
-        (trees, reserved)
+        // Configs can take much memory and only served to select platforms; as blobs they are read again.
+        tree.configs.clear();
+        reserved.add(&tree)?;
+        bundle.budget().take(tree.uncounted_memory())?;
+        let listed = report::bytes_of_lists(&tree);
+        Ok((tree, listed))
     };
-    blocking(work).await
+    // The position in `trees` of the first image with each content, and the bytes of its lists in a report.
+    let mut known: HashMap<_, Result<(usize, u64)>> = HashMap::new();
+    let mut trees: Vec<ReadImage> = Vec::new();
+    let mut separate = HashSet::new();
+    let broken = bundle.broken().iter().filter_map(|broken| broken.name.as_ref());
+    let mut failed: HashSet<String> = broken.map(Reference::name).collect();
+    let images = bundle.images().iter().enumerate().filter(|(place, _)| chosen[*place]);
+    // An image with a cosign tag is pushed as an image of its own only if no other image claims it as an attachment. So
+    // images with a cosign tag come last.
+    let (images, beside): (Vec<_>, Vec<_>) = images.partition(|(_, image)| image.attached_to.is_none());
+    let mut whole_subjects: Option<HashSet<Subject>> = None;
+    for (place, image) in images.into_iter().chain(beside) {
+        if !attacher.is_separate(place, image, platforms) {
+            continue;
+        }
+        // An image that failed has claimed none, and its signature is not pushed without it. What a whole image of the
+        // repository lists is no signature of another one.
+        if image.attached_to.is_some() && failed.contains(&image.name.name()) {
+            let whole = whole_subjects.get_or_insert_with(|| listed_by_whole(&trees, &failed, bundle.budget()));
+            if !whole.contains(&subject_of(image)) {
+                continue;
+            }
+        }
+        if image.attached_to.is_some() && !separate.insert(&image.name) {
+            let what = "the bundles hold two of this name, and the image that they belong to cannot be used";
+            let error = Error::new(Kind::Malformed, what).with_hint("import the bundles one after the other");
+            trees.push((place, Err(image.place_error(error))));
+            continue;
+        }
+        let repository = attacher.depends_on_repository().then(|| image.name.name());
+        let key = (image.content(), repository);
+        let tree = match known.get(&key) {
+            Some(Ok((first, listed))) => trees[*first].1.clone().map(|tree| (tree, *listed)),
+            Some(Err(error)) => Err(error.clone()),
+            None => read(image, &mut attacher),
+        };
+        // The lists that a report repeats under each name of an image count against the memory budget.
+        let named = tree.and_then(|(tree, listed)| {
+            bundle.budget().take(listed)?;
+            Ok((named(&tree, image), listed))
+        });
+        known.entry(key).or_insert_with(|| match &named {
+            Ok((_, listed)) => Ok((trees.len(), *listed)),
+            Err(error) => Err(error.clone()),
+        });
+        if named.is_err() && image.attached_to.is_none() {
+            failed.insert(image.name.name());
+        }
+        let named = named.map(|(tree, _)| tree);
+        trees.push((place, named.map_err(|e| image.place_error(e))));
+    }
+    // Images with a cosign tag were read last; reports follow the order of the bundle.
+    trees.sort_unstable_by_key(|(place, _)| *place);
+    // The trees have their manifests, and nothing is read again.
+    bundle.drop_documents();
+    (trees, reserved)
 }
 
 /// The repository of a manifest, and its referrers tag.

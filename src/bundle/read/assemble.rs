@@ -13,7 +13,7 @@ use super::store::Store;
 use super::tar_faults::TarFaults;
 use crate::bundle::record::Missing;
 use crate::error::{Error, Kind, Result};
-use crate::image::budget::NAME;
+use crate::image::budget::{Budget, NAME};
 use crate::image::descriptor::Descriptor;
 use crate::image::digest::Digest;
 use crate::image::reference::Reference;
@@ -24,7 +24,6 @@ const MAX_BROKEN: usize = 1000;
 
 /// The combined content of all archives.
 pub(super) struct Assembled {
-    pub(super) store: Store,
     pub(super) images: Vec<BundledImage>,
     pub(super) broken: Vec<BrokenImage>,
     pub(super) broken_archives: Vec<BrokenArchive>,
@@ -69,20 +68,20 @@ pub(super) struct Rules<'a> {
     pub(super) allow_none: bool,
 }
 
-/// Combines these archives into one bundle.
+/// Combines these archives into one bundle, whose blobs are in the store.
 pub(super) fn assemble(
     archives: Vec<Result<Archive, BrokenArchive>>,
-    store: Store,
+    store: &mut Store,
     warnings: Warnings,
     rules: &Rules<'_>,
 ) -> Result<Assembled> {
-    let mut bundle = Assembled::new(store, warnings);
+    let mut bundle = Assembled::new(warnings);
     let count = archives.len();
     let mut given = NameOverrides::new(rules.names, count)?;
     let mut read = Vec::with_capacity(count);
     for archive in archives {
         read.push(match archive {
-            Ok(archive) => bundle.read(archive, &mut given, rules),
+            Ok(archive) => bundle.read(archive, store, &mut given, rules),
             Err(broken) => (TarFaults::default(), Err(broken)),
         });
     }
@@ -102,7 +101,7 @@ pub(super) fn assemble(
         match (contents, first) {
             (Ok((label, contents)), None) => {
                 let is_supplement = contents.is_supplement;
-                let supplement = bundle.add(contents);
+                let supplement = bundle.add(contents, store.budget());
                 supplements.extend(supplement.map(|archive| (archive, is_supplement)));
                 note_faults(&mut bundle, label, faults, rules.continue_after_faults);
             }
@@ -142,9 +141,8 @@ pub(super) fn assemble(
 }
 
 impl Assembled {
-    fn new(store: Store, warnings: Warnings) -> Self {
+    fn new(warnings: Warnings) -> Self {
         Self {
-            store,
             images: Vec::new(),
             broken: Vec::new(),
             broken_archives: Vec::new(),
@@ -170,6 +168,7 @@ impl Assembled {
     fn read(
         &mut self,
         mut archive: Archive,
+        store: &mut Store,
         given: &mut NameOverrides<'_>,
         rules: &Rules<'_>,
     ) -> (TarFaults, Result<(String, Contents), BrokenArchive>) {
@@ -178,14 +177,14 @@ impl Assembled {
         self.sources.extend(archive.source.clone());
         self.documents += (archive.files.len() + archive.links.len()) as u64;
         self.docker_manifest |= archive.files.contains_key(archive::ITEMS);
-        let contents = layout::read(&mut archive, &mut self.store, given);
+        let contents = layout::read(&mut archive, store, given);
         self.warnings.append(std::mem::take(&mut archive.warnings));
         let contents = contents.map_err(|error| BrokenArchive::new(&archive.label, error));
         (archive.faults, contents.map(|contents| (archive.label, contents)))
     }
 
     /// Adds the content of an archive. Returns why the archive cannot be used on its own, if it has only blobs.
-    fn add(&mut self, mut contents: Contents) -> Option<BrokenArchive> {
+    fn add(&mut self, mut contents: Contents, budget: &Budget) -> Option<BrokenArchive> {
         // Images and referrers hold their own descriptors, so only those of other entries take more memory.
         let referrers = contents.referrers.iter().map(|referrer| &referrer.root.digest);
         let known = contents.images.iter().map(|image| &image.root.digest).chain(referrers);
@@ -196,7 +195,7 @@ impl Assembled {
         self.referrers.extend(contents.referrers);
         self.missing.extend(contents.missing);
         self.warnings.append(contents.warnings);
-        if self.store.budget().take(contents.listed.len() as u64 * NAME).is_ok() {
+        if budget.take(contents.listed.len() as u64 * NAME).is_ok() {
             self.listed.extend(contents.listed);
         }
         self.lost_referrers.extend(contents.lost_referrers);

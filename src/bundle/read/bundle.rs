@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::archive::Archive;
@@ -33,6 +34,8 @@ use crate::text::{self, Warnings, quote};
 /// threads can read at the same time.
 pub struct Bundle {
     pub(super) parts: Assembled,
+    /// The blobs, which an import reads after everything else is dropped.
+    pub(super) store: Arc<Store>,
 }
 
 /// Options for opening bundles.
@@ -227,8 +230,9 @@ impl Bundle {
             continue_after_faults: options.continue_after_faults,
             allow_none: options.allow_none,
         };
-        let parts = assemble(archives, store, warnings, &rules)?;
-        Ok(Self { parts })
+        let parts = assemble(archives, &mut store, warnings, &rules)?;
+        let store = Arc::new(store);
+        Ok(Self { parts, store })
     }
 
     /// The usable images, in the order of the bundles and of their indexes.
@@ -279,17 +283,27 @@ impl Bundle {
     /// Like [`tree`](Self::tree), without the image's name in errors,
     /// since an image may have many names.
     pub(crate) fn tree_of(&self, image: &BundledImage) -> Result<ImageTree> {
-        tree::image_tree(&self.parts.store, image)
+        tree::image_tree(&self.store, image)
+    }
+
+    /// Returns the blobs of the bundle, without its images.
+    pub(crate) fn blobs(&self) -> Arc<Store> {
+        self.store.clone()
+    }
+
+    /// Drops the manifests and configs in the cache, after the last image was read. Trees keep their manifests.
+    pub(crate) fn drop_documents(&self) {
+        self.store.drop_documents();
     }
 
     /// Returns the memory budget of this run.
     pub fn budget(&self) -> &Budget {
-        self.parts.store.budget()
+        self.store.budget()
     }
 
     /// Reads and verifies the manifests of a referrer, like [`tree`](Self::tree).
     pub fn referrer_tree(&self, referrer: &Referrer) -> Result<Variant> {
-        tree::referrer_tree(&self.parts.store, referrer)
+        tree::referrer_tree(&self.store, referrer)
             .map_err(|e| e.context(format!("referrer {} in `{}`", referrer.root.digest, referrer.archive)))
     }
 
@@ -297,30 +311,30 @@ impl Bundle {
     /// `stop` is set. Folders have no sum.
     pub(crate) fn sums(&self, stop: &AtomicBool) -> Vec<VerifiedFile> {
         let read = self.parts.sources.iter().filter_map(|source| sum_file(source, stop));
-        self.parts.store.sums.iter().cloned().chain(read).collect()
+        self.store.sums.iter().cloned().chain(read).collect()
     }
 
     /// Returns every blob with its size, by digest.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (&Digest, u64)> {
-        let digests = self.parts.store.digests();
-        digests.filter_map(|digest| Some((digest, self.parts.store.size_of(digest)?)))
+        let digests = self.store.digests();
+        digests.filter_map(|digest| Some((digest, self.store.size_of(digest)?)))
     }
 
     /// Returns the size of a blob, if the bundle has the blob.
     pub fn size_of(&self, digest: &Digest) -> Option<u64> {
-        self.parts.store.size_of(digest)
+        self.store.size_of(digest)
     }
 
     /// Fills `buffer` with bytes of a blob from `offset` on; returns 0 at the end of the blob. The
     /// bytes are not verified: the caller checks the digest.
     pub fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        self.parts.store.read_at(digest, offset, buffer)
+        self.store.read_at(digest, offset, buffer)
     }
 
     /// Returns the open file that holds a blob, and the blob's offset in the file, for copies by
     /// the kernel. `None` if the blob is not in an open file.
     pub(crate) fn file_of(&self, digest: &Digest) -> Option<(&File, u64)> {
-        self.parts.store.file_of(digest)
+        self.store.file_of(digest)
     }
 
     /// Reads a blob and verifies its digest.
@@ -329,18 +343,18 @@ impl Bundle {
     /// [`Kind::Integrity`] if the digest differs, with file, member and offset; [`Kind::NotFound`] if the bundle does not
     /// have the blob.
     pub fn verify_blob(&self, digest: &Digest) -> Result<()> {
-        self.parts.store.verify(digest)
+        self.store.verify(digest)
     }
 
     /// Switches to another copy of a corrupt blob, from another of the bundles.
     /// Returns `false` if no untried copy is left.
     pub fn next_copy(&self, digest: &Digest) -> bool {
-        self.parts.store.next_copy(digest)
+        self.store.next_copy(digest)
     }
 
     /// Describes the place of a blob for error messages: file, member name and offset.
     pub fn describe(&self, digest: &Digest) -> String {
-        self.parts.store.describe(digest)
+        self.store.describe(digest)
     }
 }
 
@@ -348,7 +362,7 @@ impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bundle")
             .field("images", &self.parts.images)
-            .field("blobs", &self.parts.store.len())
+            .field("blobs", &self.store.len())
             .finish_non_exhaustive()
     }
 }

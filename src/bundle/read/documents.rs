@@ -151,6 +151,11 @@ impl Documents {
         }
     }
 
+    /// Drops all documents, which are read again if they are needed.
+    pub(super) fn clear(&self) {
+        *self.known.lock() = Known::default();
+    }
+
     /// Removes a cached error of a document, because the document was found at another place.
     pub(super) fn forget(&self, digest: &Digest) {
         let mut known = self.known.lock();

@@ -44,3 +44,4 @@ pub(crate) use broken::BrokenImage;
 pub use bundle::{Bundle, OpenOptions};
 pub use contents::BundledImage;
 pub(crate) use contents::Referrer;
+pub(crate) use store::Store;

@@ -29,7 +29,7 @@ const BLOB: u64 = 2 * (size_of::<Digest>() + size_of::<Extent>()) as u64;
 
 /// The blobs of all bundles, by digest.
 #[derive(Debug, Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// Places of blobs in files.
     /// A B-tree grows node by node; a hash table would hold all entries twice while it grows.
     blobs: BTreeMap<Digest, Extent>,
@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// Returns the size of a blob, if the store has the blob.
-    pub(super) fn size_of(&self, digest: &Digest) -> Option<u64> {
+    pub(crate) fn size_of(&self, digest: &Digest) -> Option<u64> {
         match self.built.get(digest) {
             Some(bytes) => Some(bytes.len() as u64),
             None => self.blobs.get(digest).map(|place| place.size),
@@ -71,7 +71,7 @@ impl Store {
     }
 
     /// Fills the buffer from `offset` of a blob on, up to the end of the blob.
-    pub(super) fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    pub(crate) fn read_at(&self, digest: &Digest, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         if let Some(bytes) = self.built.get(digest) {
             return bytes
                 .fill_at(buffer, offset)
@@ -97,6 +97,11 @@ impl Store {
     /// [`Kind::TooLarge`] if dropping all unused documents does not free enough.
     pub(super) fn make_room(&self, bytes: u64) -> Result<()> {
         self.documents.make_room(bytes)
+    }
+
+    /// Drops all documents, which are read again if they are needed.
+    pub(super) fn drop_documents(&self) {
+        self.documents.clear();
     }
 
     /// Returns the number of blobs in files.
@@ -312,7 +317,7 @@ impl Store {
 
     /// Switches to the next place of a blob whose bytes are wrong;
     /// returns `false` if no place is left.
-    pub(super) fn next_copy(&self, digest: &Digest) -> bool {
+    pub(crate) fn next_copy(&self, digest: &Digest) -> bool {
         let mut bad = self.bad.lock();
         let tried = bad.get(digest).copied().unwrap_or_default();
         let more = self.copies.get(digest).is_some_and(|copies| tried < copies.len());
@@ -366,7 +371,7 @@ impl Store {
     }
 
     /// Describes the place of a blob for messages.
-    pub(super) fn describe(&self, digest: &Digest) -> String {
+    pub(crate) fn describe(&self, digest: &Digest) -> String {
         match self.place(digest).ok() {
             Some(place) => place.describe(&blob_path(digest)),
             None if self.built.contains_key(digest) => format!("manifest {digest}, which was made from the archive"),

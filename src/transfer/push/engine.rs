@@ -346,7 +346,7 @@ impl<'a> Engine<'a> {
         let repository = self.repositories[job.need.repository].name.clone();
         let from = job.mount_from.map(|holder| self.repositories[holder].name.clone());
         let group = &self.images.groups[job.need.groups[0]];
-        let origin = self.images.list[group.members[0]].item.blobs.clone();
+        let origin = self.images.list[group.members[0]].item().blobs.clone();
         let (registry, progress) = (self.registry, self.images.progress);
         let dry_run = self.images.request.dry_run;
         Box::pin(async move {
@@ -370,7 +370,7 @@ impl<'a> Engine<'a> {
             Ok(placed) => placed,
             Err(error) => {
                 let image = self.images.groups[job.need.groups[0]].members.first();
-                let error = match image.map(|number| &self.images.list[*number].item) {
+                let error = match image.map(|number| self.images.list[*number].item()) {
                     Some(item) => with_path_hint(error, &item.destination),
                     None => error,
                 };
@@ -431,15 +431,15 @@ impl<'a> Engine<'a> {
         // With `fail_fast`, no tag is put before it is its image's turn.
         let together = match self.is_shared(number) && !self.images.request.fail_fast {
             true => {
-                let ready = repository.ready.iter().map(|other| &self.images.list[*other].item);
-                Together::new(&image.item, ready, &repository.tagged)
+                let ready = repository.ready.iter().map(|other| self.images.list[*other].item());
+                Together::new(image.item(), ready, &repository.tagged)
             }
             false => Together::default(),
         };
         let publisher = Publisher {
             putter: ManifestPutter {
                 registry: self.registry.clone(),
-                item: image.item.clone(),
+                item: image.item().clone(),
                 written: repository.written.clone(),
                 pause: self.images.request.pause,
                 merge_signatures: self.images.request.merge_signatures,
@@ -461,7 +461,7 @@ impl<'a> Engine<'a> {
         if self.is_shared(number) {
             self.release(number);
         }
-        let destination = &self.images.list[number].item.destination;
+        let destination = &self.images.list[number].item().destination;
         let outcome = outcome.map_err(|error| with_path_hint(with_destination_side(error), destination));
         self.images.published(number, outcome);
         self.held.release(number).into_iter().for_each(|held| self.queue(held));

@@ -18,9 +18,9 @@ pub(super) struct HeldBack {
 
 impl HeldBack {
     pub(super) fn new(images: &[Image]) -> Self {
-        let needed = images.iter().filter_map(|image| image.item.platform_of.as_ref());
+        let needed = images.iter().filter_map(|image| image.item().platform_of.as_ref());
         let needed: HashSet<&Reference> = needed.collect();
-        let numbered = images.iter().map(|image| &image.item.destination).enumerate();
+        let numbered = images.iter().map(|image| &image.item().destination).enumerate();
         let numbered = numbered.filter(|(_, name)| needed.contains(name));
         Self {
             images: numbered.map(|(number, name)| (name.clone(), number)).collect(),
@@ -30,7 +30,7 @@ impl HeldBack {
 
     /// Returns whether a platform may get its tag now. If its image has failed, the platform fails as well.
     pub(super) fn may_go(&mut self, images: &mut Images<'_>, number: usize) -> bool {
-        let name = images.list[number].item.platform_of.as_ref();
+        let name = images.list[number].item().platform_of.as_ref();
         let Some(&image) = name.and_then(|name| self.images.get(name)) else {
             return true;
         };
@@ -65,7 +65,7 @@ impl HeldBack {
 /// Returns the error of the platforms of an image that failed.
 fn without_image(image: &Image) -> Option<Error> {
     let cause = image.error()?;
-    let what = format!("not pushed, since its image `{}` failed", image.item.destination);
+    let what = format!("not pushed, since its image `{}` failed", image.item().destination);
     let error = Error::new(cause.kind(), what);
     Some(match cause.side() {
         Some(side) => error.or_side(side),

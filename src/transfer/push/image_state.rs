@@ -13,7 +13,8 @@ use crate::progress::{Event, Progress};
 
 /// An image of a push.
 pub(super) struct Image {
-    pub(super) item: PushItem,
+    /// What is pushed, until it is at the destination: the report takes the memory of its manifests.
+    item: Option<PushItem>,
     /// Number of the image's repository.
     pub(super) repository: usize,
     /// Digest that the tag held before the push.
@@ -33,7 +34,7 @@ pub(super) struct Image {
 impl Image {
     pub(super) fn new(item: PushItem, repository: usize) -> Self {
         Self {
-            item,
+            item: Some(item),
             repository,
             before: None,
             alive: true,
@@ -44,15 +45,24 @@ impl Image {
         }
     }
 
+    /// Returns what is pushed.
+    ///
+    /// # Panics
+    /// If the image is at the destination.
+    pub(super) fn item(&self) -> &PushItem {
+        present(&self.item)
+    }
+
     /// Returns the report of the image, to add a result.
     pub(super) fn report(&mut self) -> &mut ImageReport {
-        self.report
-            .get_or_insert_with(|| Box::new(ImageReport::new(&self.item)))
+        let Self { item, report, .. } = self;
+        report.get_or_insert_with(|| Box::new(ImageReport::new(present(item))))
     }
 
     /// Returns the report of the image when the push has ended.
     pub(super) fn into_report(self) -> Box<ImageReport> {
-        self.report.unwrap_or_else(|| Box::new(ImageReport::new(&self.item)))
+        let item = &self.item;
+        self.report.unwrap_or_else(|| Box::new(ImageReport::new(present(item))))
     }
 
     /// Returns the reason why the image failed, if it failed.
@@ -97,6 +107,11 @@ impl Image {
         self.alive = false;
         self.report().fail(error.clone());
     }
+}
+
+fn present(item: &Option<PushItem>) -> &PushItem {
+    item.as_ref()
+        .expect("the item of an image is dropped with its last result")
 }
 
 /// Images of one repository with the same blobs, such as one image under several names.
@@ -157,7 +172,9 @@ impl Images<'_> {
     /// Returns the number of manifests to put.
     pub(super) fn manifests(&self) -> u64 {
         let alive = self.list.iter().filter(|image| image.alive && !self.request.dry_run);
-        alive.map(|image| image.item.tree.pushed().below.len() as u64 + 1).sum()
+        alive
+            .map(|image| image.item().tree.pushed().below.len() as u64 + 1)
+            .sum()
     }
 
     /// Adds the counts of a group to the reports of its images.
@@ -176,7 +193,7 @@ impl Images<'_> {
     pub(super) fn planned(&mut self, number: usize) {
         let image = &mut self.list[number];
         let mut left = std::mem::take(&mut image.kept_away);
-        left.leave_lost_blobs(&image.item.tree, &image.lost);
+        left.leave_lost_blobs(&image.item().tree, &image.lost);
         image.alive = false;
         self.alive -= 1;
         let before = image.before.take();
@@ -184,6 +201,7 @@ impl Images<'_> {
         report.outcome = Outcome::Planned;
         report.replaced = before.filter(|before| report.pushed.as_ref() != Some(before));
         report.add_left_out_referrers(left);
+        image.item = None;
     }
 
     /// Records the result of publishing an image.
@@ -194,7 +212,7 @@ impl Images<'_> {
             Ok(published) => {
                 image.alive = false;
                 self.alive -= 1;
-                let root = image.item.tree.pushed().root.clone();
+                let root = image.item().tree.pushed().root.clone();
                 let before = image.before.take();
                 let is_other = |before: &Digest| *before != published.digest && !root.has_digest(before);
                 let report = image.report();
@@ -207,6 +225,7 @@ impl Images<'_> {
                 report.counts.add(&published.effects.repaired);
                 report.warnings.append(published.warnings);
                 report.add_left_out_referrers(published.left);
+                image.item = None;
                 self.emit_done(number);
             }
         }

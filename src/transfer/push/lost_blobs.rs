@@ -22,7 +22,7 @@ pub(super) fn is_own_blob(images: &Images<'_>, group: usize, blob: &Digest) -> b
 /// Returns the tree that the images of a group share.
 fn tree_of<'a>(images: &'a Images<'_>, group: usize) -> Option<&'a ImageTree> {
     let first = images.groups[group].members.first()?;
-    Some(&images.list[*first].item.tree)
+    Some(&images.list[*first].item().tree)
 }
 
 /// Records that a blob does not get into the repository of a group. The images that need the blob themselves fail. Returns

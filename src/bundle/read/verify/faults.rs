@@ -189,7 +189,7 @@ impl<'a> Faults<'a> {
             ..fault
         };
         if fault.file.is_none()
-            && let Some(place) = self.bundle.parts.store.blob(digest)
+            && let Some(place) = self.bundle.store.blob(digest)
         {
             fault.file = Some(place.source.label().into());
             if place.source.is_archive() {

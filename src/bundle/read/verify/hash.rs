@@ -89,7 +89,7 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         let stated = sizes.contradiction(digest, place.size);
         stated.is_some_and(|stated| place.size.saturating_sub(stated) > MAX_EXCESS)
     };
-    let too_long = bundle.parts.store.places().filter(is_too_long);
+    let too_long = bundle.store.places().filter(is_too_long);
     let mut too_long: HashSet<*const Source> = too_long.map(|(_, place)| Arc::as_ptr(&place.source)).collect();
     let hollow = bundle.parts.sources.iter();
     let hollow = hollow.filter(|source| source.is_hollow(0, source.length()).unwrap_or(false));
@@ -104,7 +104,7 @@ pub(super) fn places(bundle: &Bundle) -> Places<'_> {
         places.bytes += source.length();
     }
     let mut seen = HashSet::new();
-    for (digest, place) in bundle.parts.store.places() {
+    for (digest, place) in bundle.store.places() {
         if !seen.insert(digest) {
             places.several.insert(digest);
         }

@@ -202,7 +202,7 @@ struct Check<'a, 'b> {
 impl Check<'_, '_> {
     /// Notes that a document refers to a blob.
     fn refer(&mut self, digest: &Digest) {
-        let stored = self.bundle.parts.store.stored(digest);
+        let stored = self.bundle.store.stored(digest);
         let arrived = || self.arrived.get_key_value(digest).map(|(digest, _)| digest);
         self.referenced.extend(stored.or_else(arrived));
     }
@@ -210,7 +210,7 @@ impl Check<'_, '_> {
     /// Returns the number and the total size of the blobs that no document refers to.
     fn unreferenced(&self) -> (u64, u64) {
         let arrived = self.arrived.iter().map(|(digest, size)| (digest, *size));
-        let arrived = arrived.filter(|(digest, _)| self.bundle.parts.store.stored(digest).is_none());
+        let arrived = arrived.filter(|(digest, _)| self.bundle.store.stored(digest).is_none());
         let all = self.bundle.stored().chain(arrived);
         let unreferenced = all.filter(|(digest, _)| !self.referenced.contains(digest));
         unreferenced.fold((0, 0), |(blobs, bytes): (u64, u64), (_, size)| {
@@ -322,7 +322,7 @@ impl Check<'_, '_> {
                 }
             },
             (None, None) => {
-                let what = match self.bundle.parts.store.refusal(digest) {
+                let what = match self.bundle.store.refusal(digest) {
                     Some(why) => format!("blob {digest} cannot be read: {why}"),
                     None => format!("blob {digest} is missing"),
                 };
@@ -376,7 +376,7 @@ impl Check<'_, '_> {
                 explained = true;
                 continue;
             }
-            let manifest = match bundle.parts.store.manifest(&digest, &media_type) {
+            let manifest = match bundle.store.manifest(&digest, &media_type) {
                 Ok(manifest) => manifest,
                 Err(error) if error.kind() == Kind::TooLarge => return false,
                 Err(error) => {
@@ -432,7 +432,7 @@ impl Check<'_, '_> {
         {
             return Ok(None);
         }
-        let known = self.bundle.parts.store.config(digest);
+        let known = self.bundle.store.config(digest);
         known.map(Some).inspect_err(|error| {
             self.faults.about(digest, Fault::from_error(FaultKind::Config, error));
             self.faults.add_user(FaultKind::Config, digest, user);

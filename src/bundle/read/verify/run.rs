@@ -32,7 +32,7 @@ pub fn verify(bundle: &Bundle, rest: Option<Incoming>, options: &VerifyOptions) 
     bundle.budget().take(taken.min(bundle.budget().left()))?;
     let mut checked = hashed.checked;
     checked.members += bundle.parts.documents;
-    let mut files = bundle.parts.store.sums.clone();
+    let mut files = bundle.store.sums.clone();
     files.extend(hashed.files.iter().cloned());
     let (label, tar_faults) = &hashed.tar_faults;
     faults.add_tar(label, tar_faults);

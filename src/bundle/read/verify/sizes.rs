@@ -22,7 +22,7 @@ impl<'a> StatedSizes<'a> {
     pub(super) fn new(bundle: &'a Bundle) -> Self {
         let parts = &bundle.parts;
         let mut sizes = Self::default();
-        for (digest, place) in parts.store.places() {
+        for (digest, place) in bundle.store.places() {
             sizes.places.insert((digest, place.size), false);
         }
         let mut walk = Walk {
@@ -54,7 +54,7 @@ impl<'a> StatedSizes<'a> {
     }
 
     fn add(&mut self, digest: &Digest, stated: u64, bundle: &'a Bundle) {
-        let Some(digest) = bundle.parts.store.stored(digest) else {
+        let Some(digest) = bundle.store.stored(digest) else {
             return;
         };
         self.first.entry(digest).or_insert(stated);
@@ -89,7 +89,7 @@ impl Walk<'_> {
         let bundle = self.bundle;
         while let Some((digest, media_type)) = self.open.pop() {
             // What is wrong with a manifest is reported when the images are checked.
-            let Ok(manifest) = bundle.parts.store.manifest(&digest, &media_type) else {
+            let Ok(manifest) = bundle.store.manifest(&digest, &media_type) else {
                 continue;
             };
             for blob in manifest.blobs() {

@@ -34,7 +34,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::blob_buffer::{BlobBuffer, PIECE, WINDOW};
 use super::spool::Spool;
-use crate::bundle::read::Bundle;
+use crate::bundle::read::Store;
 use crate::bundle::read::stream::pipe::{Arriving, Incoming};
 use crate::bundle::read::summed::VerifiedFile;
 use crate::error::{Error, Kind, Result};
@@ -58,7 +58,7 @@ pub(crate) enum FeedEvent {
 
 /// The engine's handle of the pipe. Dropping the handle stops reading the pipe.
 pub(crate) struct PipeFeed {
-    front: Arc<Bundle>,
+    front: Arc<Store>,
     kept: Arc<KeptBlobs>,
     incoming: Option<Incoming>,
     sender: UnboundedSender<FeedEvent>,
@@ -67,7 +67,7 @@ pub(crate) struct PipeFeed {
 
 impl PipeFeed {
     /// Returns a feed of the blobs of a bundle whose front was read.
-    pub(crate) fn new(front: Arc<Bundle>, incoming: Incoming) -> Self {
+    pub(crate) fn new(front: Arc<Store>, incoming: Incoming) -> Self {
         let (sender, receiver) = unbounded_channel();
         Self {
             front,
