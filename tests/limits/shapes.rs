@@ -11,6 +11,7 @@ use docker_mirror::{
 };
 
 use crate::archives::{header, path as blob_path};
+use crate::support::store::Store;
 
 pub(crate) const FOREIGN: &str = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
 
@@ -125,6 +126,23 @@ pub(crate) fn images(path: &Path, images: usize) -> PathBuf {
         writer.name(&index, "");
     }
     writer.end()
+}
+
+/// Stores the manifests of a small image under the tag `1`: an index, and an image with a config and a layer of its own.
+pub(crate) fn push_image(store: &Store, repository: &str) {
+    let (config, layer) = (format!("config of {repository}"), format!("layer of {repository}"));
+    let [config, layer] = [
+        fields(OCI_CONFIG, config.as_bytes()),
+        fields(OCI_LAYER, layer.as_bytes()),
+    ];
+    let image =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{{{config}}},"layers":[{{{layer}}}]}}"#);
+    let entry = fields(OCI_MANIFEST, image.as_bytes());
+    let index = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{{{entry},"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#
+    );
+    store.put_manifest(repository, None, OCI_MANIFEST, image.into());
+    store.put_manifest(repository, Some("1"), OCI_INDEX, index.into());
 }
 
 /// This many names of one image of this many layers.
