@@ -19,6 +19,10 @@ const MAX_GAP: u64 = 64 << 20;
 /// The limit grows by a quarter of the number of parts that have begun to arrive.
 const LEAST_WAITING: usize = 8;
 
+/// Maximum number of assigned parts and open blobs with which idle workers still help. Each connection takes up to a megabyte of
+/// buffers, and a run takes less than 64 MiB in all.
+const MOST_PARTS: usize = 40;
+
 /// The slots that are not finished.
 pub(super) struct Scheduler {
     /// Slots without any assigned part so far, in the order of the plan. Each is created when its turn comes, since the state
@@ -134,10 +138,11 @@ impl Scheduler {
     /// Returns whether one more worker may help with an open blob.
     /// While many parts wait for their first bytes, the limit of a registry is holding them up, and another request would
     /// not help.
+    /// While very many parts arrive, another connection would only take memory.
     fn may_help(&self) -> bool {
         let counts = self.open.values().map(|slot| slot.begun_and_waiting());
         let (begun, waiting) = counts.fold((0, 0), |(begun, waiting), (b, w)| (begun + b, waiting + w));
-        waiting < LEAST_WAITING + begun / 4
+        waiting < LEAST_WAITING + begun / 4 && begun + waiting < MOST_PARTS
     }
 
     /// Removes a finished slot, whether its blob is whole or failed.
@@ -242,6 +247,17 @@ mod tests {
         scheduler.close(&first.slot);
         scheduler.close(&new.slot);
         assert!(matches!(scheduler.next(None), Work::Done));
+    }
+
+    #[test]
+    fn a_large_blob_has_a_maximum_of_connections() {
+        let mut scheduler = scheduler(&[1 << 40], true);
+        for _ in 0..MOST_PARTS {
+            let assigned = part(scheduler.next(None));
+            assigned.slot.advance(assigned.id, assigned.part.start + 1);
+        }
+        assert!(matches!(scheduler.next(None), Work::Wait));
+        assert!(matches!(scheduler.next_help(), Work::Wait));
     }
 
     #[test]
