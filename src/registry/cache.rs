@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::cache_record::{self, Encoder, Line, key};
+use super::cache_record::{self, Decoder, Encoder, Line, key};
 use crate::files::{Folder, Identity};
 use crate::image::digest::Digest;
 use crate::image::manifest::RawManifest;
@@ -55,6 +55,8 @@ pub(super) struct ManifestCache {
     folder: PathBuf,
     limits: Limits,
     state: Mutex<State>,
+    /// Created with the first record that is read.
+    decoder: Mutex<Option<Decoder>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +72,7 @@ struct State {
     patience: u32,
     /// First bytes of the digests that this run stored, or could not store.
     new: HashSet<u64>,
-    /// Created with the first record.
+    /// Created with the first record that is written.
     encoder: Option<Encoder>,
 }
 
@@ -113,6 +115,7 @@ impl ManifestCache {
                 new: HashSet::new(),
                 encoder: None,
             }),
+            decoder: Mutex::new(None),
         }
     }
 
@@ -135,7 +138,12 @@ impl ManifestCache {
         let read = || {
             let mut bytes = vec![0; record.line.stored()];
             file.read_exact_at(&mut bytes, record.bytes).ok()?;
-            RawManifest::new(Bytes::from(record.line.restore(bytes)?), None, Some(digest)).ok()
+            let decoded = self
+                .decoder
+                .lock()
+                .get_or_insert_with(Decoder::new)
+                .decode(record.line, bytes);
+            RawManifest::new(Bytes::from(decoded?), None, Some(digest)).ok()
         };
         let manifest = read();
         if manifest.is_none()

@@ -125,14 +125,24 @@ impl Line {
     pub(super) fn stored(self) -> usize {
         self.stored as usize
     }
+}
+
+/// Reads records. As with the [`Encoder`], one for all of them takes less memory than one for each.
+#[derive(Debug)]
+pub(super) struct Decoder(Decompress);
+
+impl Decoder {
+    pub(super) fn new() -> Self {
+        Self(Decompress::new(false))
+    }
 
     /// Returns the bytes of the manifest, from those in the file. They may be wrong ones if the file is damaged.
-    pub(super) fn restore(self, stored: Vec<u8>) -> Option<Vec<u8>> {
-        let Some(size) = self.size else { return Some(stored) };
-        let mut inflate = Decompress::new(false);
-        inflate.set_dictionary(DICTIONARY).ok()?;
+    pub(super) fn decode(&mut self, line: Line, stored: Vec<u8>) -> Option<Vec<u8>> {
+        let Some(size) = line.size else { return Some(stored) };
+        self.0.reset(false);
+        self.0.set_dictionary(DICTIONARY).ok()?;
         let mut bytes = Vec::with_capacity(size.get() as usize);
-        inflate
+        self.0
             .decompress_vec(&stored, &mut bytes, FlushDecompress::Finish)
             .ok()?;
         Some(bytes)

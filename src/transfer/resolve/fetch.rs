@@ -284,3 +284,29 @@ impl Fetcher {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Options, Registries};
+
+    #[tokio::test]
+    async fn a_manifest_that_waits_takes_little_memory() {
+        let registries = Registries::new(Options::default()).unwrap();
+        let image = "r.example/a/b:1".parse().unwrap();
+        let repository = Repository::new(&image, &registries).unwrap();
+        let fetcher = Fetcher::new(64);
+        let config = Descriptor {
+            media_type: media_type::OCI_CONFIG.into(),
+            digest: Digest::sha256(b"config"),
+            size: 6,
+        };
+        let config_size = size_of_val(&fetcher.platform_of(&repository, &config));
+        let manifest_size = size_of_val(&fetcher.manifest(&repository, &config.digest));
+        // An image holds several of them for each of its manifests. A request takes some ten kilobytes.
+        assert!(
+            config_size < 1024 && manifest_size < 1024,
+            "{config_size}, {manifest_size}"
+        );
+    }
+}
