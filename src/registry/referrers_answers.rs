@@ -7,8 +7,7 @@ use std::collections::HashMap;
 use crate::lock::Mutex;
 
 /// Number of answers without a list after which a repository counts as one without the API, unless one of them is a 404, as most
-/// registries without the API send it. Another answer may come from a proxy in
-/// between, so that one of them does not decide.
+/// registries without the API send it. Another answer may come from a proxy in between, so that one of them does not decide.
 const MIN_NO_LISTS: u32 = 2;
 
 /// The answers of one host.

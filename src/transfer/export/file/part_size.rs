@@ -98,9 +98,9 @@ impl Meter {
 
 /// Returns the size of the next part of a connection, in bytes.
 ///
-/// `left` is the number of bytes that have not arrived, `age` the time since the first request for the blob if the number of
-/// connections grows, `speed` that of the connection, and `others` has the speeds of all other connections at work; `None` stands for connections without a measured
-/// speed.
+/// `left` is the number of bytes that have not arrived. `age` is the time since the first request for the blob, or `None` if the
+/// number of connections does not grow. `speed` is that of the connection, and `others` has the speeds of all other connections at
+/// work. A speed is `None` until it is measured.
 pub(super) fn next(left: u64, age: Option<Duration>, speed: Option<Speed>, others: &[Option<Speed>]) -> u64 {
     let even = left as f64 / (others.len() + 1) as f64;
     let Some(Speed { rate, latency }) = speed else {
